@@ -1,0 +1,1 @@
+"""Rows of the LLaVA instruction format: reading, masking, batching, sampling."""

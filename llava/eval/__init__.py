@@ -1,0 +1,1 @@
+"""Evaluation: one generation loop, scoring as functions of files, reports, and LLaVA's own programs on top."""

@@ -1,0 +1,224 @@
+"""The model side of evaluation: prompts, pixels, one batch through `model.generate`.
+
+`answer_batch` is what every program ends in (question files, lmms-eval). Rows of a batch may have no, one or several
+images, of any sizes; what a row is answered does not depend on the others.
+B rows, l text tokens of a row, L tokens of the expanded row, S tile side.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_TOKEN_INDEX,
+)
+from llava.conversation import conv_templates
+from llava.eval.generate import Reply
+from llava.eval.records import Question
+from llava.mm_utils import load_image, process_images, tokenizer_image_token
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are made. Greedy by default; sampled answers (temperature > 0) depend on batch size and random
+    state.
+
+    Raises:
+        ValueError: an unknown conversation mode or a number out of range.
+    """
+
+    conv_mode: str = "vicuna_v1"
+    temperature: float = 0.0
+    top_p: float | None = None
+    num_beams: int = 1
+    max_new_tokens: int = 128
+
+    def __post_init__(self) -> None:
+        if self.conv_mode not in conv_templates:
+            raise ValueError(f"unknown conv_mode {self.conv_mode!r}; known: {', '.join(sorted(conv_templates))}")
+        if self.temperature < 0 or self.num_beams < 1 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"expected temperature >= 0, num_beams >= 1, max_new_tokens >= 1; got {self.temperature}, "
+                f"{self.num_beams}, {self.max_new_tokens}"
+            )
+
+    def generate_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of `model.generate`."""
+        sampling = {"temperature": self.temperature, "top_p": self.top_p} if self.temperature > 0 else {}
+        return {
+            "do_sample": self.temperature > 0,
+            "num_beams": self.num_beams,
+            "max_new_tokens": self.max_new_tokens,
+            **sampling,
+        }
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One rendered row: text with its `<image>`s, pixels of each image ([3, S, S] or [tiles, 3, S, S]), sizes (W,
+    H)."""
+
+    text: str
+    pixels: tuple[Tensor, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+def user_turn(text: str, num_images: int, config: Any, joint: str = "\n") -> str:
+    """The user's words with one `<image>` for each image in front, joined by `joint`, unless the text has them
+    already.
+
+    Raises:
+        ValueError: the text holds another number of `<image>` than there are images.
+    """
+    present = text.count(DEFAULT_IMAGE_TOKEN)
+    if present not in (0, num_images):
+        raise ValueError(f"the text holds {present} {DEFAULT_IMAGE_TOKEN} but there are {num_images} images: {text!r}")
+    if present or not num_images:
+        return text
+    mark = DEFAULT_IMAGE_TOKEN
+    if getattr(config, "mm_use_im_start_end", False):
+        mark = f"{DEFAULT_IM_START_TOKEN}{mark}{DEFAULT_IM_END_TOKEN}"
+    return joint.join([mark] * num_images) + "\n" + text
+
+
+def render(conv_mode: str, turns: Sequence[str]) -> str:
+    """The prompt string of a conversation: user, assistant, user, ...; after a user's turn the assistant's is left
+    open."""
+    conversation = conv_templates[conv_mode].copy()
+    for index, turn in enumerate(turns):
+        conversation.append_message(conversation.roles[index % 2], turn)
+    if len(turns) % 2:
+        conversation.append_message(conversation.roles[1], None)
+    prompt: str = conversation.get_prompt()
+    return prompt
+
+
+def prepare_pixels(images: Sequence[Image.Image], image_processor: Any, config: Any) -> tuple[Tensor, ...]:
+    """Pixel tiles of each image by the model's `image_aspect_ratio`; every image on its own."""
+    return tuple(process_images([image], image_processor, config)[0] for image in images)
+
+
+def answer_batch(model: Any, tokenizer: Any, prompts: Sequence[Prompt], decoding: Decoding) -> list[Reply]:
+    """Answer rendered prompts.
+
+    Returns:
+        One reply a prompt: new text without special tokens, stripped, and the visual tokens its row really held.
+    """
+    rows = [torch.tensor(tokenizer_image_token(prompt.text, tokenizer, IMAGE_TOKEN_INDEX)) for prompt in prompts]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids, mask = pad_left(rows, pad)
+    pixels, sizes = gather_pixels(model, prompts)
+    with torch.inference_mode(), _row_lengths(model) as lengths:
+        output = model.generate(
+            ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            images=pixels,
+            image_sizes=sizes,
+            pad_token_id=pad,
+            use_cache=True,
+            **decoding.generate_arguments(),
+        )
+    texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+    expanded = lengths[:: decoding.num_beams]
+    words = [int(row.ne(IMAGE_TOKEN_INDEX).sum()) for row in rows]
+    return [Reply(text.strip(), length - count) for text, length, count in zip(texts, expanded, words, strict=True)]
+
+
+def pad_left(rows: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:
+    """Rows [l] of several lengths as ids [B, l_max] and mask [B, l_max] bool, real tokens at the right."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), value, dtype=torch.long)
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        ids[index, longest - len(row) :] = row
+        mask[index, longest - len(row) :] = True
+    return ids, mask
+
+
+def gather_pixels(
+    model: Any, prompts: Sequence[Prompt]
+) -> tuple[Tensor | list[Tensor] | None, list[tuple[int, int]] | None]:
+    """All images of a batch in row order, in the model's dtype: a tensor [n, 3, S, S] of plain images, a list if one
+    is tiled."""
+    tensors = [tile.to(device=model.device, dtype=model.dtype) for prompt in prompts for tile in prompt.pixels]
+    if not tensors:
+        return None, None
+    sizes = [size for prompt in prompts for size in prompt.sizes]
+    plain = all(tensor.dim() == 3 for tensor in tensors)
+    return (torch.stack(tensors) if plain else tensors), sizes
+
+
+@contextmanager
+def _row_lengths(model: Any) -> Iterator[list[int]]:
+    """Note the length L of every row at the first pass through the decoder (padding not counted), as the decoder
+    sees it."""
+    lengths: list[int] = []
+
+    def note(_module: Any, _args: Any, kwargs: Mapping[str, Any]) -> None:
+        embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+        if lengths or embeds is None:
+            return
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            lengths.extend(int(count) for count in mask.sum(dim=1))
+        else:  # no padding
+            lengths.extend([embeds.shape[1]] * embeds.shape[0])
+
+    handle = model.get_model().register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield lengths
+    finally:
+        handle.remove()
+
+
+@dataclass
+class LlavaAnswerer:
+    """A loaded LLaVA model as the generation loop's answerer. `source` goes into the settings of the answer file."""
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+    model_id: str
+    decoding: Decoding = field(default_factory=Decoding)
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Decoding, compressor and source: what changes answers."""
+        config = self.model.config
+        return {
+            **asdict(self.decoding),
+            "compressor": getattr(config, "mm_compressor", None),
+            "order": getattr(config, "mm_compressed_order", None),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            **self.source,
+        }
+
+    def load(self, question: Question, image: Path | None) -> Prompt:
+        """Render the prompt and prepare the image.
+
+        Raises:
+            ValueError: missing or corrupt image, or `<image>` in the text that does not fit.
+        """
+        pictures = [] if image is None else [load_image(str(image))]
+        turn = user_turn(question.text, len(pictures), self.model.config)
+        return Prompt(
+            text=render(self.decoding.conv_mode, [turn]),
+            pixels=prepare_pixels(pictures, self.image_processor, self.model.config),
+            sizes=tuple(picture.size for picture in pictures),
+        )
+
+    def reply(self, batch: Sequence[Prompt]) -> list[Reply]:
+        """Answer a batch."""
+        return answer_batch(self.model, self.tokenizer, batch, self.decoding)

@@ -1,0 +1,262 @@
+"""The one generation loop: a question file in, an answer file out.
+
+Every evaluation goes through `generate`: it reads questions, leaves out those answered already, decodes images, asks
+the answerer batch by batch and appends each batch's answers at once, so that a killed run loses at most one batch.
+What an answer is does not depend on batch size, order, sharding or interruption; the model side (padding, prompts)
+is `answerer.py`.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.data import DataLoader, Dataset
+
+from llava.eval.records import (
+    Answer,
+    Question,
+    dump_line,
+    merge_answers,
+    read_questions,
+    recover_answers,
+    write_lines,
+    write_text,
+)
+from llava.eval.shards import Shard, part_files
+
+logger = logging.getLogger(__name__)
+
+VISUAL_TOKENS = "visual_tokens"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said to one question, and how many visual tokens of it entered the language model (all images
+    together)."""
+
+    text: str
+    visual_tokens: int = 0
+
+
+class Answerer(Protocol):
+    """The model side of the loop. `settings` is everything that changes answers; it is kept beside the answer
+    file."""
+
+    @property
+    def model_id(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def load(self, question: Question, image: Path | None) -> Any:
+        """Decode and prepare one question's image; may run in a worker process."""
+        ...
+
+    def reply(self, batch: Sequence[Any]) -> list[Reply]:
+        """Answer a batch of loaded questions, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Outcome of a run. answers: this shard's, in question order. asked: how many were new. tokens_per_image:
+    measured mean, None without images."""
+
+    answers: list[Answer]
+    asked: int
+    tokens_per_image: float | None
+
+
+def generate(
+    answerer: Answerer,
+    question_file: str | Path,
+    image_folder: str | Path,
+    answers_file: str | Path,
+    *,
+    batch_size: int = 1,
+    shard: Shard = Shard(),  # noqa: B008 - frozen
+    num_workers: int = 0,
+    limit: int | None = None,
+    also_done: Sequence[Path] = (),
+    title: str = "",
+) -> Generation:
+    """Answer this shard of a question file into `answers_file`, going on where a former run stopped.
+
+    Args:
+        limit: only the first so many questions of the file (before sharding).
+        also_done: further answer files whose ids need not be asked again (other ranks' parts).
+        title: what the progress bar says; no bar without it or without a terminal.
+
+    Raises:
+        ValueError: missing or malformed files, repeated ids, a missing or corrupt image (file and id are named), or
+        an answer file
+            that other settings or another question text made.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise ValueError(f"expected batch size and limit of at least 1, got batch size {batch_size}, limit {limit}")
+    questions = shard.take(read_questions(question_file)[:limit])
+    target, folder = Path(answers_file), Path(image_folder)
+    _check_settings(answerer, target, also_done)
+    done = _collect_done(questions, [target, *also_done], own=target)
+    todo = [question for question in questions if question.key not in done]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    loader = _loader(answerer, todo, folder, batch_size, num_workers)
+    with target.open("a", encoding="utf-8") as stream, progress(title, len(questions), len(done)) as advance:
+        for batch in _batches(todo, batch_size):
+            answers = _ask(answerer, batch, next(loader))
+            stream.write("".join(dump_line(answer.to_row()) for answer in answers))
+            stream.flush()
+            done.update({answer.key: answer for answer in answers})
+            advance(len(answers))
+    ordered = [done[question.key] for question in questions]
+    return Generation(ordered, len(todo), mean_tokens(ordered))
+
+
+def generate_part(
+    answerer: Answerer,
+    question_file: str | Path,
+    image_folder: str | Path,
+    answers_file: str | Path,
+    *,
+    shard: Shard,
+    **options: Any,
+) -> Generation | None:
+    """`generate` as one rank of many: writes a part file, and the rank that finishes last merges all parts by id.
+
+    Returns:
+        The whole file's outcome on the rank that merged, else None.
+    """
+    target = Path(answers_file)
+    others = [target, *part_files(target)]
+    mine = generate(
+        answerer, question_file, image_folder, shard.part_file(target), shard=shard, also_done=others, **options
+    )
+    questions = read_questions(question_file)[: options.get("limit")]
+    parts = [recover_answers(path) for path in (target, *part_files(target))]
+    answered = {answer.key for part in parts for answer in part}
+    if any(question.key not in answered for question in questions):
+        return None
+    wanted = {question.key for question in questions}
+    merged = merge_answers(questions, [[answer for answer in part if answer.key in wanted] for part in parts])
+    write_text(settings_file(target), settings_file(shard.part_file(target)).read_text(encoding="utf-8"))
+    write_lines(target, [answer.to_row() for answer in merged])
+    return Generation(merged, mine.asked, mean_tokens(merged))
+
+
+def mean_tokens(answers: Iterable[Answer]) -> float | None:
+    """Mean number of visual tokens over the answers that had an image; None if none had."""
+    counts = [answer.metadata[VISUAL_TOKENS] for answer in answers if VISUAL_TOKENS in answer.metadata]
+    return sum(counts) / len(counts) if counts else None
+
+
+def settings_file(answers_file: Path) -> Path:
+    """Where the settings that made an answer file are kept."""
+    return answers_file.with_name(f"{answers_file.name}.settings.json")
+
+
+class _Loading(Dataset[Any]):
+    """Questions with their images decoded by the answerer."""
+
+    def __init__(self, answerer: Answerer, questions: Sequence[Question], folder: Path) -> None:
+        self.answerer, self.questions, self.folder = answerer, questions, folder
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def __getitem__(self, index: int) -> Any:
+        question = self.questions[index]
+        path = None if question.image is None else self.folder / question.image
+        try:
+            return self.answerer.load(question, path)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"question_id {question.question_id!r}, image {path}: {error}") from error
+
+
+def _loader(
+    answerer: Answerer, todo: Sequence[Question], folder: Path, batch_size: int, num_workers: int
+) -> Iterator[list[Any]]:
+    if not todo:
+        return iter(())
+    dataset = _Loading(answerer, todo, folder)
+    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=list))
+
+
+def _batches(items: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _ask(answerer: Answerer, batch: Sequence[Question], loaded: Sequence[Any]) -> list[Answer]:
+    replies = answerer.reply(loaded)
+    return [
+        Answer(
+            question_id=question.question_id,
+            prompt=question.text,
+            text=reply.text,
+            model_id=answerer.model_id,
+            metadata={} if question.image is None else {VISUAL_TOKENS: reply.visual_tokens},
+        )
+        for question, reply in zip(batch, replies, strict=True)
+    ]
+
+
+def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Path) -> dict[str, Answer]:
+    """Answers to these questions that exist already; only the own file is repaired (another rank may be writing the
+    others).
+
+    Raises:
+        ValueError: an answer to another text than the question file holds now.
+    """
+    texts = {question.key: question.text for question in questions}
+    done: dict[str, Answer] = {}
+    for file in dict.fromkeys(files):
+        for answer in recover_answers(file, repair=file == own):
+            if answer.key not in texts:
+                continue
+            if answer.prompt != texts[answer.key]:
+                raise ValueError(
+                    f"{file}: question_id {answer.question_id!r} was answered for the prompt {answer.prompt!r}, the "
+                    f"question file now says {texts[answer.key]!r}; delete the answer file or choose another path"
+                )
+            done.setdefault(answer.key, answer)
+    return done
+
+
+def _check_settings(answerer: Answerer, answers_file: Path, also_done: Sequence[Path]) -> None:
+    """An answer file is only continued under the settings that began it; for a new file they are noted down.
+
+    Raises:
+        ValueError: naming the settings that differ, or that the file is not ours.
+    """
+    mine = json.loads(json.dumps({"model_id": answerer.model_id, **answerer.settings}))
+    for file in (answers_file, *also_done):
+        record = settings_file(file)
+        if not file.exists() or file.stat().st_size == 0:
+            continue
+        if not record.exists():
+            raise ValueError(
+                f"{file} holds answers but {record.name} is missing, so it is unknown what made them; delete it or "
+                f"choose another path"
+            )
+        theirs = json.loads(record.read_text(encoding="utf-8"))
+        differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        if differing:
+            shown = "; ".join(f"{key}: {theirs.get(key)!r} then, {mine.get(key)!r} now" for key in differing)
+            raise ValueError(f"{file} was begun with other settings ({shown}); delete it or choose another path")
+    write_text(settings_file(answers_file), json.dumps(mine, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def progress(title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal's error stream, or nothing; `with progress(...) as advance: advance(3)`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not title or not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+        task = bar.add_task(title, total=total, completed=done)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,5 @@
+"""VQAv2 (see vqa.py)."""
+
+from llava.eval.tasks.vqa import vqa_scorer
+
+score = vqa_scorer("vqav2")

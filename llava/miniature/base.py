@@ -1,0 +1,232 @@
+"""Make the miniature base model: an empty language model, its training rows, and the released checkpoint layout.
+
+The training between `start` and `release` is LLaVA's own (llava.train.train);
+scripts/miniature/train_base.sh runs the whole chain.
+
+    python -m llava.miniature.base start     a tokenizer trained on the world's language, a randomly initialised Llama
+    python -m llava.miniature.base rows      instruction rows from scenes of the train split
+    python -m llava.miniature.base release   as LLaVA-1.5 was released: two .bin shards, no tower weights
+    python -m llava.miniature.base next      as a LLaVA-NeXT checkpoint: anyres, tower inside, safetensors
+"""
+
+import io
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import sentencepiece
+import torch
+import typer
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from llava.conversation import conv_templates
+from llava.miniature.benchmarks import mix_row, write_mix
+from llava.miniature.questions import describe
+from llava.miniature.world import SPLITS
+
+logger = logging.getLogger(__name__)
+app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
+
+VOCABULARY = 640
+TOWER = "playground/miniature/clip-mini-patch14-168"
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+# Rows of the released config.json that say "LLaVA-1.5"; sizes come from the trained model.
+RELEASED_CONFIG: dict[str, Any] = {
+    "architectures": ["LlavaLlamaForCausalLM"],
+    "model_type": "llava",
+    "mm_vision_tower": TOWER,
+    "mm_hidden_size": 192,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "mm_resampler_type": None,
+    "use_mm_proj": True,
+    "image_aspect_ratio": "pad",
+    "freeze_mm_mlp_adapter": False,
+    "freeze_mm_vision_resampler": False,
+    "tune_mm_mlp_adapter": False,
+    "tune_mm_vision_resampler": False,
+    "unfreeze_mm_vision_tower": False,
+    "torch_dtype": "float16",
+    "use_cache": True,
+}
+NEXT_CONFIG: dict[str, Any] = {
+    "image_aspect_ratio": "anyres",
+    "image_grid_pinpoints": [[168, 336], [336, 168], [336, 336], [504, 168], [168, 504]],
+    "mm_patch_merge_type": "spatial_unpad",
+    "unfreeze_mm_vision_tower": True,
+    "mm_vision_tower_lr": 2e-6,
+    "tokenizer_model_max_length": 2048,
+    "tokenizer_padding_side": "right",
+}
+
+
+def corpus() -> list[str]:
+    """What the model will ever read: templates, questions, options and answers of the train split."""
+    system = conv_templates["vicuna_v1"].system
+    lines = [system] * 300 + ["USER: ASSISTANT:"] * 3000  # as often as the rows would hold them
+    for seed in SPLITS["train"][-3000:]:
+        lines += [turn["value"].replace("<image>", "") for turn in mix_row(seed)[0]["conversations"]]
+    return [line for text in lines for line in text.split("\n") if line]
+
+
+def train_tokenizer(folder: Path) -> None:
+    """A Llama-like sentencepiece model (unk 0, bos 1, eos 2, bytes as fall-back) with the released side files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()),
+        model_writer=written,
+        model_type="bpe",
+        vocab_size=VOCABULARY,
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(written.getvalue())
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>"}
+    _write(folder / "special_tokens_map.json", special)
+    settings = {
+        **special,
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "legacy": False,
+        "model_max_length": 2048,
+        "padding_side": "right",
+        "clean_up_tokenization_spaces": False,
+    }
+    _write(folder / "tokenizer_config.json", settings)
+
+
+@app.command()
+def start(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("checkpoints/miniature/llm-start"),
+    seed: Annotated[int, typer.Option(help="Seed of the weights.")] = 0,
+) -> None:
+    """Write a tokenizer and a randomly initialised Llama of 4 layers, width 256."""
+    train_tokenizer(out)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(out / "tokenizer.model")).get_piece_size()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=pieces,
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(out)
+    typer.echo(f"{out}: {pieces} pieces, {sum(p.numel() for p in LlamaForCausalLM(config).parameters()):,} parameters")
+
+
+@app.command()
+def rows(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("checkpoints/miniature/base-data"),
+    count: Annotated[int, typer.Option(help="Rows, one scene each, from the train split.")] = 16_000,
+    workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
+) -> None:
+    """Write questions, captions and pictures the base is trained on (train split: disjoint from tune and test)."""
+    seeds = SPLITS["train"][:count]
+    captions = []
+    for seed in seeds:
+        row, scene = mix_row(seed)
+        if scene is not None:
+            talk = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": describe(scene)}]
+            captions.append({"id": row["id"], "image": row["image"], "conversations": talk})
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "base_captions.json", captions)
+    write_mix(out, "base_mix.json", seeds, "train", workers)
+
+
+@app.command()
+def release(
+    trained: Annotated[Path, typer.Option(help="Output folder of the training run.")] = Path(
+        "checkpoints/miniature/base"
+    ),
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/miniature/llava-mini-v1.5"),
+) -> None:
+    """Write the trained model in the layout LLaVA-1.5 was released in."""
+    weights = {
+        name: tensor.to(torch.float16).clone()
+        for name, tensor in _trained_weights(trained).items()
+        if "vision_tower" not in name
+    }
+    config = json.loads((trained / "config.json").read_text())
+    keep = set(LlamaConfig().to_dict()) - {"dtype", "architectures", "model_type", "transformers_version"}
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / "config.json", {**{key: config[key] for key in sorted(keep & set(config))}, **RELEASED_CONFIG})
+    _write(out / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+    names = sorted(weights)
+    halves = (names[: len(names) // 2], names[len(names) // 2 :])
+    placed = {}
+    for number, half in enumerate(halves, 1):
+        file = f"pytorch_model-{number:05d}-of-{len(halves):05d}.bin"
+        torch.save({name: weights[name] for name in half}, out / file)
+        placed.update(dict.fromkeys(half, file))
+    size = sum(tensor.nbytes for tensor in weights.values())
+    _write(out / "pytorch_model.bin.index.json", {"metadata": {"total_size": size}, "weight_map": placed})
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(trained / name, out / name)
+    for record in ("run.json", "trainer_state.json"):
+        if (trained / record).exists():
+            shutil.copyfile(trained / record, out / f"training_{record}")
+    typer.echo(f"{out}: {len(weights)} tensors, {size / 2**20:.1f} MiB")
+
+
+@app.command("next")
+def make_next(
+    base: Annotated[Path, typer.Option(help="The released miniature.")] = Path("playground/miniature/llava-mini-v1.5"),
+    tower: Annotated[Path, typer.Option(help="Its vision tower.")] = Path(TOWER),
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("checkpoints/miniature/llava-mini-next"),
+) -> None:
+    """Write a LLaVA-NeXT style checkpoint: the same weights, tower inside, anyres. It was never trained on tiles."""
+    index = json.loads((base / "pytorch_model.bin.index.json").read_text())
+    weights: dict[str, torch.Tensor] = {}
+    for shard in sorted(set(index["weight_map"].values())):
+        weights.update(torch.load(base / shard, weights_only=True))
+    for name, tensor in load_file(tower / "model.safetensors").items():
+        bare = name.removeprefix("vision_model.")
+        weights[f"model.vision_tower.vision_tower.vision_model.{bare}"] = tensor
+    config = json.loads((base / "config.json").read_text())
+    torch.manual_seed(0)
+    weights["model.image_newline"] = (
+        torch.randn(config["hidden_size"]).mul(config["hidden_size"] ** -0.5).to(torch.float16)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()}, out / "model.safetensors", {"format": "pt"}
+    )
+    _write(out / "config.json", {**config, **NEXT_CONFIG})
+    for name in (*TOKENIZER_FILES, "generation_config.json"):
+        shutil.copyfile(base / name, out / name)
+    typer.echo(f"{out}: {len(weights)} tensors; not trained on tiles, for the path only")
+
+
+def _trained_weights(folder: Path) -> dict[str, torch.Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} holds no *.safetensors; expected the output of a finished full training run")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    app()

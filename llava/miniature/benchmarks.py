@@ -1,0 +1,262 @@
+"""Write the miniature world in LLaVA's own layout: the instruction mix and the question files of eight benchmarks.
+
+    python -m llava.miniature.benchmarks --out playground/data/miniature
+
+Under `--out` (it mirrors playground/data of the public layout):
+    llava_miniature_mix.json                     mix665k schema, images below in coco/ gqa/ ocr_vqa/ textvqa/ vg/
+    eval/images/*.jpg
+    eval/<task>/questions.jsonl                  {"question_id", "image", "text", "category"}
+    eval/<task>/answers.json                     {question_id: {"answer", "answers"}}
+    world.json                                   what was asked for; written last: a half-written world is redone
+Training rows come from one range of seeds and eval questions from another (world.SPLITS).
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Annotated, Any
+
+import typer
+
+from llava.miniature import questions as ask
+from llava.miniature.questions import Asker, Question
+from llava.miniature.world import SPLITS, Scene, render, sample_scene, split_of
+
+logger = logging.getLogger(__name__)
+
+MIX_FILE = "llava_miniature_mix.json"
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Source:
+    """One kind of training row: where its pictures lie and what it asks."""
+
+    folder: str
+    askers: tuple[Asker, ...]
+    wants_text: bool | None
+    share: float
+    turns: int = 9
+
+
+# Folders of the public mix; shares are roughly those of the public mix, reading a little more.
+VQA = (ask.ask_existence, ask.ask_verify, ask.ask_count, ask.ask_count, ask.ask_ground, ask.ask_size, ask.ask_color)
+GQA = (ask.ask_color, ask.ask_shape, ask.ask_left_right, ask.ask_above_below, ask.ask_verify)
+READING = (ask.ask_word, ask.ask_digit, ask.ask_verify, ask.ask_count, ask.ask_existence)
+REGION = (ask.ask_place, ask.ask_size, ask.ask_left_right, ask.ask_above_below)
+CHOICE = (
+    ask.choose_attribute,
+    ask.choose_attribute,
+    ask.choose_place,
+    ask.choose_reading,
+    ask.choose_ground,
+    ask.choose_count,
+    ask.choose_extreme,
+    ask.choose_extreme,
+)
+SOURCES = {
+    "vqa": Source("coco/train2017", VQA, None, 0.26),
+    "choice": Source("coco/train2017", CHOICE, None, 0.27, turns=5),
+    "gqa": Source("gqa/images", GQA, None, 0.18),
+    "ocr_vqa": Source("ocr_vqa/images", READING, True, 0.08),
+    "textvqa": Source("textvqa/train_images", READING, True, 0.08),
+    "vg": Source("vg/VG_100K", REGION, None, 0.09),
+}
+TEXT_SHARE = 0.04
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark twin: how to ask one scene. `ask_all` returns the questions of a picture (none: scene unfit)."""
+
+    ask_all: Callable[[Scene, Random], tuple[Question, ...]]
+    wants_text: bool | None = None
+
+
+def _one_of(*askers: Asker) -> Callable[[Scene, Random], tuple[Question, ...]]:
+    def asked(scene: Scene, rng: Random) -> tuple[Question, ...]:
+        question = rng.choice(askers)(scene, rng)
+        return (question,) if question else ()
+
+    return asked
+
+
+def _pope(scene: Scene, rng: Random) -> tuple[Question, ...]:
+    kind = rng.choice(("random", "popular", "adversarial"))
+    return ask.present(scene, rng, kind), ask.absent(scene, rng, kind, kind)
+
+
+def _mme(scene: Scene, rng: Random) -> tuple[Question, ...]:
+    return ask.mme_pair(scene, rng, rng.choice(tuple(ask.MME))) or ()
+
+
+TASKS: dict[str, Task] = {
+    "gqa": Task(_one_of(ask.ask_color, ask.ask_shape, ask.ask_left_right, ask.ask_above_below)),
+    "pope": Task(_pope),
+    "vqav2": Task(_one_of(ask.ask_count, ask.ask_ground, ask.ask_size)),
+    "textvqa": Task(_one_of(ask.ask_word, ask.ask_digit), wants_text=True),
+    "mme": Task(_mme, wants_text=None),
+    "mmbench": Task(_one_of(ask.choose_attribute, ask.choose_place)),
+    "seed": Task(_one_of(ask.choose_count, ask.choose_ground, ask.choose_reading)),
+    "sqa": Task(_one_of(ask.choose_extreme)),
+}
+
+
+def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
+    """One row of the mix, of the kind its seed draws, and the scene to paint for it (None: text only)."""
+    rng = Random(f"row-{seed}")
+    name = rng.choices([*SOURCES, "text"], [*(source.share for source in SOURCES.values()), TEXT_SHARE])[0]
+    if name == "text":
+        return {"id": f"{seed:09d}", "conversations": _talk(_arithmetic(rng))}, None
+    source = SOURCES[name]
+    scene = sample_scene(seed, source.wants_text)
+    asked: list[Question] = []
+    for _ in range(source.turns * 4):
+        question = rng.choice(source.askers)(scene, rng)
+        if question is not None and question.text not in {other.text for other in asked}:
+            asked.append(question)
+        if len(asked) == source.turns:
+            break
+    if not asked:  # say, two equal things and nothing else: no relation, no place
+        asked.append(Question("ground", "What is the background?", scene.ground))
+    lines = [(_context(rng) + q.prompt if q.options else q.text, q.answer) for q in asked]
+    if not asked[0].options:  # the mix states the answer format once, with the first question
+        lines[0] = (asked[0].prompt, lines[0][1])
+    lines[0] = ("<image>\n" + lines[0][0], lines[0][1])
+    return {"id": f"{seed:09d}", "image": f"{source.folder}/{seed:09d}.jpg", "conversations": _talk(lines)}, scene
+
+
+def write_mix(out: Path, file: str, seeds: range, split: str, workers: int) -> None:
+    """Write `out/file` and its pictures, one row a seed.
+
+    Raises: ValueError when a seed is not of the split: training rows must never share scenes with another split.
+    """
+    for seed in (seeds[0], seeds[-1]):
+        if split_of(seed) != split:
+            raise ValueError(
+                f"seed {seed} belongs to split {split_of(seed)!r}, not to {split!r}; choose seeds in {SPLITS[split]}"
+            )
+    rows = []
+    pictures: list[tuple[Path, int, bool | None]] = []
+    for seed in seeds:
+        row, scene = mix_row(seed)
+        rows.append(row)
+        if scene is not None:
+            wants = next(s.wants_text for s in SOURCES.values() if row["image"].startswith(s.folder))
+            pictures.append((out / row["image"], seed, wants))
+    _paint_all(pictures, workers)
+    _write_json(out / file, rows)
+    logger.info("%s: %d rows, %d pictures", file, len(rows), len(pictures))
+
+
+def write_task(out: Path, name: str, count: int, first_seed: int, workers: int) -> None:
+    """Write eval/<name> with at least `count` questions from test scenes."""
+    task = TASKS[name]
+    questions, answers, pictures = [], {}, []
+    for seed in _seeds("test", first_seed):
+        scene = sample_scene(seed, task.wants_text)
+        asked = task.ask_all(scene, Random(f"{name}-{seed}"))
+        for question in asked:
+            number = len(questions)
+            image = f"{name}_{seed:09d}.jpg"
+            text = "Context: N/A\n" + question.prompt if name == "sqa" else question.prompt
+            questions.append({"question_id": number, "image": image, "text": text, "category": question.category})
+            answers[str(number)] = {"answer": question.answer, "answers": [question.answer] * 10}
+        if asked:
+            pictures.append((out / "eval" / "images" / f"{name}_{seed:09d}.jpg", seed, task.wants_text))
+        if len(questions) >= count:
+            break
+    _paint_all(pictures, workers)
+    folder = out / "eval" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    _write_json(folder / "answers.json", answers)
+    logger.info("eval/%s: %d questions, %d pictures", name, len(questions), len(pictures))
+
+
+def write_world(out: Path, rows: int, questions: int, workers: int) -> bool:
+    """Write everything under `out`; False when it was there already with the same numbers."""
+    wanted = {"rows": rows, "questions": questions, "sources": {k: asdict(v)["share"] for k, v in SOURCES.items()}}
+    done = out / "world.json"
+    if done.exists() and json.loads(done.read_text()) == wanted:
+        logger.info("%s is complete; nothing to do", out)
+        return False
+    for stale in ("eval", *sorted({source.folder.split("/")[0] for source in SOURCES.values()})):
+        shutil.rmtree(out / stale, ignore_errors=True)
+    done.unlink(missing_ok=True)
+    write_mix(out, MIX_FILE, SPLITS["tune"][:rows], "tune", workers)
+    for place, name in enumerate(TASKS):
+        write_task(out, name, questions, place * 10_000, workers)
+    _write_json(done, wanted)
+    return True
+
+
+def _seeds(split: str, first: int) -> Iterator[int]:
+    yield from SPLITS[split][first : first + 10_000]
+    raise ValueError(f"10000 scenes of split {split!r} from {first} on gave too few questions; ask for fewer")
+
+
+def _paint_all(pictures: Iterable[tuple[Path, int, bool | None]], workers: int) -> None:
+    jobs = list(pictures)
+    for folder in {path.parent for path, _, _ in jobs}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(workers) as pool:
+        for done, _ in enumerate(pool.map(_paint, jobs, chunksize=64)):
+            if done and done % 2000 == 0:
+                logger.info("painted %d of %d pictures", done, len(jobs))
+
+
+def _paint(job: tuple[Path, int, bool | None]) -> None:
+    path, seed, wants_text = job
+    render(sample_scene(seed, wants_text)).save(path, quality=JPEG_QUALITY)
+
+
+def _talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    return [
+        {"from": speaker, "value": value}
+        for human, assistant in lines
+        for speaker, value in (("human", human), ("gpt", assistant))
+    ]
+
+
+def _context(rng: Random) -> str:
+    return "Context: N/A\n" if rng.random() < 0.3 else ""
+
+
+def _arithmetic(rng: Random) -> list[tuple[str, str]]:
+    """Text-only turns: sums whose answers stay one digit."""
+    turns = []
+    for _ in range(4):
+        first = rng.randint(0, 5)
+        second = rng.randint(0, 9 - first)
+        turns.append((f"How many are {first} and {second}?", str(first + second)))
+    return turns
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial = path.with_suffix(".part")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/data/miniature"),
+    rows: Annotated[int, typer.Option(help="Rows of the instruction mix.")] = 8_000,
+    questions: Annotated[int, typer.Option(help="Questions a benchmark twin.")] = 200,
+    workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
+) -> None:
+    """Write the miniature world: instruction mix, pictures and eval question files.
+
+    Example: python -m llava.miniature.benchmarks --out playground/data/miniature
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    write_world(out, rows, questions, workers)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The language models: one shared mixin and one thin file per family."""

@@ -1,0 +1,285 @@
+"""The path of an image into the language model, in order: encode, project, pack, splice.
+
+This file is the table of contents. Its methods read the config and call one function per step; the tensor work is in
+multimodal_encoder, multimodal_projector, packing and splice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+
+from llava.anyres import TileGrid, get_anyres_image_grid_shape
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_PATCH_TOKEN,
+    IMAGE_TOKEN_INDEX,
+)
+from llava.model.checkpoint import load_projector, projector_state
+from llava.model.language_model.token_rows import copy_rows, fill_with_mean
+from llava.model.multimodal_encoder.builder import build_vision_tower, resolve_vision_tower
+from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from llava.model.multimodal_projector.builder import build_vision_projector, project
+from llava.model.packing import Order, pack_tiles, unpad_image
+from llava.model.splice import Side, splice_batch
+from visionzip.core.types import VisionTokens
+
+__all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "merge_type", "unpad_image"]
+
+Images = Tensor | Sequence[Tensor]
+Prepared = tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]
+
+
+class LlavaMetaModel:
+    """What LLaVA adds to a decoder: `vision_tower`, `mm_projector` and, for `unpad` merge types, `image_newline`."""
+
+    if TYPE_CHECKING:  # given by the decoder class
+        config: Any
+        dtype: torch.dtype
+        vision_tower: CLIPVisionTower | list[CLIPVisionTower]
+        mm_projector: nn.Module
+        image_newline: nn.Parameter
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]
+        if getattr(config, "mm_vision_tower", None):
+            self.vision_tower = build_vision_tower(config, delay_load=True)
+            self.mm_projector = build_vision_projector(config)
+            if "unpad" in merge_type(config):
+                self.image_newline = nn.Parameter(_new_newline(config))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """transformers calls this for modules a checkpoint left without weights."""
+        super()._init_weights(module)  # type: ignore[misc]
+        if isinstance(module, LlavaMetaModel) and hasattr(module, "image_newline"):
+            init.normal_(module.image_newline, std=module.config.hidden_size**-0.5)
+
+    def get_vision_tower(self) -> CLIPVisionTower | None:
+        """The tower, or None for a model without one. Under FSDP it hides in a list of one."""
+        tower = getattr(self, "vision_tower", None)
+        return tower[0] if isinstance(tower, list) else tower
+
+    def initialize_vision_modules(self, model_args: Any, fsdp: Sequence[str] | None = None) -> None:
+        """Give a (text) model its tower and projector before training, and write the choice into the config.
+
+        Args:
+            model_args: vision_tower, mm_vision_select_layer, mm_vision_select_feature, mm_projector_type,
+                mm_patch_merge_type, pretrain_mm_mlp_adapter (path of an mm_projector.bin, or None).
+            fsdp: non-empty when FSDP wraps the model; the tower is then kept out of its sight.
+        """
+        config = self.config
+        config.mm_vision_tower = model_args.vision_tower
+        config.mm_vision_select_layer = model_args.mm_vision_select_layer
+        config.mm_vision_select_feature = model_args.mm_vision_select_feature
+        config.mm_patch_merge_type = model_args.mm_patch_merge_type
+        config.use_mm_proj = True
+        config.mm_projector_type = getattr(model_args, "mm_projector_type", "linear")
+
+        tower = self._loaded_tower(config)
+        self.vision_tower = [tower] if fsdp else tower
+        config.mm_hidden_size = tower.hidden_size
+        if getattr(self, "mm_projector", None) is None:
+            self.mm_projector = build_vision_projector(config)
+        self.mm_projector.requires_grad_(True)
+        if "unpad" in merge_type(config) and getattr(self, "image_newline", None) is None:
+            self.image_newline = nn.Parameter(_new_newline(config).to(self.dtype))
+        adapter = getattr(model_args, "pretrain_mm_mlp_adapter", None)
+        if adapter is not None:
+            self.mm_projector.load_state_dict(projector_state(load_projector(adapter)))
+
+    def _loaded_tower(self, config: Any) -> CLIPVisionTower:
+        """The present tower if it is the one the config names, else a new one; loaded, with the config's selection."""
+        tower = self.get_vision_tower()
+        source = resolve_vision_tower(config.mm_vision_tower, getattr(config, "_name_or_path", None))
+        if tower is None or tower.vision_tower_name != source:
+            return build_vision_tower(config)
+        tower.select_layer, tower.select_feature = config.mm_vision_select_layer, config.mm_vision_select_feature
+        tower.load_model()
+        return tower
+
+
+class LlavaMetaForCausalLM:
+    """What LLaVA adds to a causal LM: from images and token ids to input embeddings."""
+
+    if TYPE_CHECKING:  # given by the causal LM class
+        config: Any
+        training: bool
+        get_input_embeddings: Callable[[], nn.Embedding]
+        get_output_embeddings: Callable[[], nn.Linear]
+        resize_token_embeddings: Callable[..., nn.Module]
+
+    def get_model(self) -> Any:
+        """The decoder, which holds tower and projector."""
+        raise NotImplementedError(f"{type(self).__name__} must return its decoder from get_model()")
+
+    def get_vision_tower(self) -> CLIPVisionTower | None:
+        """The tower, or None."""
+        tower: CLIPVisionTower | None = self.get_model().get_vision_tower()
+        return tower
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Tiles [T, 3, S, S] to projected tokens [T, K, D]; K is the dense grid or the compressor's budget."""
+        return self._encode(images).features
+
+    def _encode(self, images: Tensor) -> VisionTokens:
+        """Encode and project; the tokens keep their places."""
+        tower = self.get_vision_tower()
+        if tower is None:
+            raise ValueError("This model has no vision tower: its config has no mm_vision_tower")
+        tokens = tower.encode(images)
+        features = project(self.get_model().mm_projector, tokens.features)
+        return dataclasses.replace(tokens, features=features, positions=tokens.positions.to(features.device))
+
+    def image_sequences(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
+        """Encode, project and pack: one sequence [K', D] per image.
+
+        Args:
+            images: a batch [n, 3, S, S], one tile per image and no packing; or a list (or 5-D tensor) of images
+                [3, S, S] or [1 + tiles, 3, S, S], overview first.
+            image_sizes: (W, H) of every picture before tiling; needed by the spatial merge types for tiled images.
+        """
+        if isinstance(images, Tensor) and images.dim() == 4:
+            return list(self.encode_images(images))
+        tiled = [image if image.dim() == 4 else image[None] for image in images]  # [T_i, 3, S, S]
+        if not tiled:
+            return []
+        tokens = self._encode(torch.cat(tiled))
+        counts = [len(tiles) for tiles in tiled]
+        per_image = zip(torch.split(tokens.features, counts), torch.split(tokens.positions, counts), strict=True)
+        return [
+            pack_tiles(
+                dataclasses.replace(tokens, features=features, positions=positions),
+                self._grid(index, len(features), image_sizes),
+                merge_type=merge_type(self.config),
+                order=self._order(),
+                newline=getattr(self.get_model(), "image_newline", None),
+            )
+            for index, (features, positions) in enumerate(per_image)
+        ]
+
+    def _order(self) -> Order:
+        """Order of packed tokens: a dense grid is always spatial, compressed tokens as the config says."""
+        tower = self.get_vision_tower()
+        if tower is None or tower.compressor is None:
+            return "spatial"
+        return getattr(self.config, "mm_compressed_order", None) or "official"
+
+    def _grid(self, index: int, num_tiles: int, image_sizes: Sequence[tuple[int, int]] | None) -> TileGrid | None:
+        """Tile layout of one image; None where the merge type or a single tile needs none."""
+        tower = self.get_vision_tower()
+        if tower is None or num_tiles == 1 or merge_type(self.config) == "flat":
+            return None
+        aspect = getattr(self.config, "image_aspect_ratio", None)
+        if aspect != "anyres":
+            raise NotImplementedError(
+                f"image {index} has {num_tiles} tiles, but image_aspect_ratio is {aspect!r}: only 'anyres' has a tile "
+                "layout; use mm_patch_merge_type 'flat' for other tilings"
+            )
+        if image_sizes is None or index >= len(image_sizes):
+            have = "none" if image_sizes is None else len(image_sizes)
+            raise ValueError(f"image {index} has {num_tiles} tiles: pass image_sizes, one (W, H) per image; got {have}")
+        size = (int(image_sizes[index][0]), int(image_sizes[index][1]))
+        cols, rows = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, tower.image_size)
+        return TileGrid(rows, cols, tower.num_patches_per_side, size)
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        past_key_values: Any,
+        labels: Tensor | None,
+        images: Images | None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> Prepared:
+        """Replace image tokens by image features.
+
+        Returns:
+            (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels). Without a tower or
+            images, and at a decoding step (one text token), the arguments come back and inputs_embeds is None;
+            else input_ids is None and the rest has the expanded length. What came in as None goes out as None.
+
+        Raises:
+            ValueError: images and image tokens do not fit, or truncation leaves a training row without labels.
+            NotImplementedError: a modality other than image or text; projector-only training with start/end tokens.
+        """
+        decoding = input_ids.shape[1] == 1 and not bool((input_ids == IMAGE_TOKEN_INDEX).any())
+        if self.get_vision_tower() is None or images is None or decoding:
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        self._check_supported(modalities)
+        batch = splice_batch(
+            input_ids,
+            self.image_sequences(images, image_sizes),
+            self.get_model().embed_tokens,
+            mask=attention_mask,
+            labels=labels,
+            side=self._padding_side(),
+            max_length=getattr(self.config, "tokenizer_model_max_length", None),
+            training=self.training and labels is not None,
+        )
+        return (
+            None,
+            None if position_ids is None else batch.position_ids,
+            None if attention_mask is None else batch.mask.to(attention_mask.dtype),
+            past_key_values,
+            batch.embeds,
+            None if labels is None else batch.labels,
+        )
+
+    def _padding_side(self) -> Side:
+        return getattr(self.config, "tokenizer_padding_side", None) or "right"
+
+    def _check_supported(self, modalities: Sequence[str] | None) -> None:
+        unknown = sorted(set([modalities] if isinstance(modalities, str) else modalities or ()) - {"image", "text"})
+        if unknown:
+            raise NotImplementedError(f"modalities {unknown} are not supported; known: image, text")
+        config = self.config
+        if getattr(config, "tune_mm_mlp_adapter", False) and getattr(config, "mm_use_im_start_end", False):
+            raise NotImplementedError("tune_mm_mlp_adapter cannot be combined with mm_use_im_start_end")
+
+    def initialize_vision_tokenizer(self, model_args: Any, tokenizer: Any) -> None:
+        """Add the image marker tokens the arguments ask for; new embedding rows are the mean of the old ones.
+
+        Args:
+            model_args: mm_use_im_patch_token, mm_use_im_start_end, tune_mm_mlp_adapter, pretrain_mm_mlp_adapter.
+            tokenizer: gets the tokens.
+        """
+        markers: list[str] = []
+        if model_args.mm_use_im_patch_token:
+            markers.append(DEFAULT_IMAGE_PATCH_TOKEN)
+        if model_args.mm_use_im_start_end:
+            markers += [DEFAULT_IM_START_TOKEN, DEFAULT_IM_END_TOKEN]
+        if not markers:
+            return
+        before = len(tokenizer)
+        tokenizer.add_tokens(markers, special_tokens=True)
+        inputs, outputs = self.get_input_embeddings(), self.get_output_embeddings()
+        if len(tokenizer) > inputs.num_embeddings:
+            self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            inputs, outputs = self.get_input_embeddings(), self.get_output_embeddings()
+        for table in (inputs, outputs):
+            fill_with_mean(table, before, len(tokenizer))
+        if model_args.tune_mm_mlp_adapter:
+            inputs.requires_grad_(bool(model_args.mm_use_im_start_end))
+            outputs.requires_grad_(False)
+        if model_args.mm_use_im_start_end and model_args.pretrain_mm_mlp_adapter:
+            stored = load_projector(model_args.pretrain_mm_mlp_adapter)
+            copy_rows(inputs, stored["model.embed_tokens.weight"], before, len(tokenizer))
+
+
+def merge_type(config: Any) -> str:
+    """config.mm_patch_merge_type, `flat` where the key is absent."""
+    return getattr(config, "mm_patch_merge_type", None) or "flat"
+
+
+def _new_newline(config: Any) -> Tensor:
+    width = int(config.hidden_size)
+    return torch.randn(width) / math.sqrt(width)

@@ -1,0 +1,1 @@
+"""Vision towers: pixel tiles in, tokens with their places out."""

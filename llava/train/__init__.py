@@ -1,0 +1,1 @@
+"""Training: arguments, stages, the trainer, and what a run leaves behind."""

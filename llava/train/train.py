@@ -1,0 +1,152 @@
+"""The training program: parse, load, attach, choose the stage, train, save.
+
+python -m llava.train.train --config configs/train/zip_tune_miniature.yaml --output_dir checkpoints/mini-zip
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from llava.data.collator import DataCollatorForSupervisedDataset
+from llava.data.dataset import LazySupervisedDataset
+from llava.data.subset import Subset
+from llava.provenance import sha256_file
+from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.options import parse_args
+from llava.train.save import save_run
+from llava.train.setup import load_model
+from llava.train.stages import apply_stage, choose_stage
+from llava.train.trainer import LLaVATrainer, last_checkpoint, missing_parts
+
+logger = logging.getLogger(__name__)
+
+
+def train(attn_implementation: str | None = None, argv: Sequence[str] | None = None) -> LLaVATrainer:
+    """Run one training from the command line (or `argv`).
+
+    Args:
+        attn_implementation: used when the flag of that name is not given.
+
+    Raises:
+        ValueError: whatever is wrong with arguments, data or checkpoint; nothing computed before is lost.
+    """
+    model_args, data_args, training_args = parse_args(sys.argv[1:] if argv is None else argv)
+    if not data_args.data_path:
+        raise ValueError("--data_path is missing: a LLaVA JSON or JSON-lines file")
+    training_args.attn_implementation = training_args.attn_implementation or attn_implementation
+    set_seed(training_args.seed)  # a new projector starts equal on every process
+    stage = choose_stage(model_args, training_args)
+    model, tokenizer = load_model(model_args, data_args, training_args, stage)
+    dataset = make_dataset(model, tokenizer, model_args, data_args)
+    cached = model.config.use_cache
+    model = apply_stage(model, stage, training_args)
+    trainer = LLaVATrainer(
+        model=model,
+        args=training_args,
+        train_dataset=dataset,
+        data_collator=DataCollatorForSupervisedDataset(tokenizer.pad_token_id),
+        stage=stage,
+    )
+    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args, model.config))
+    model.config.use_cache = cached
+    record = {
+        "stage": stage.name,
+        "trained_parts": sorted(stage.parts),
+        "compressor": getattr(model.config, "mm_compressor", None),
+        "data": describe_data(data_args, dataset),
+        "result": result.metrics | {"steps": result.global_step},
+        "arguments": describe_arguments(model_args, data_args, training_args),
+    }
+    save_run(trainer, stage, tokenizer, record)
+    return trainer
+
+
+def make_dataset(
+    model: Any, tokenizer: Any, model_args: ModelArguments, data_args: DataArguments
+) -> LazySupervisedDataset:
+    tower = model.get_vision_tower()
+    return LazySupervisedDataset(
+        str(data_args.data_path),
+        tokenizer,
+        version=model_args.version,
+        image_folder=data_args.image_folder,
+        image_processor=None if tower is None else tower.image_processor,
+        model_cfg=model.config,
+        subset_manifest=data_args.subset_manifest,
+        max_bad_rows=data_args.max_bad_rows,
+    )
+
+
+def checkpoint_to_resume(args: TrainingArguments, config: Any) -> str | None:
+    """The checkpoint a run goes on from: the one asked for, else the newest complete one in its output folder.
+
+    Raises:
+        ValueError: the checkpoint asked for is incomplete, or was trained under another compressor.
+    """
+    found: Path | None
+    asked = args.resume_from_checkpoint
+    if asked and asked.lower() in ("false", "no"):
+        return None
+    if asked and asked.lower() not in ("true", "yes"):
+        missing = missing_parts(Path(asked))
+        if missing:
+            raise ValueError(f"--resume_from_checkpoint {asked}: no {', no '.join(missing)} there")
+        found = Path(asked)
+    else:
+        found = last_checkpoint(str(args.output_dir))
+    if found is None:
+        return None
+    require_same_compressor(found, config)
+    logger.info("going on from %s", found)
+    return str(found)
+
+
+def require_same_compressor(checkpoint: Path, config: Any) -> None:
+    """Refuse to go on from a run that showed the model other vision tokens."""
+    trained = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    for key in ("mm_compressor", "mm_compressed_order"):
+        before, now = trained.get(key), getattr(config, key, None)
+        if before != now:
+            raise ValueError(
+                f"{checkpoint} was trained with {key} {before}, this run has {now}; choose another --output_dir, or "
+                "start anew with --resume_from_checkpoint False"
+            )
+
+
+def describe_data(data_args: DataArguments, dataset: LazySupervisedDataset) -> dict[str, Any]:
+    """The data of a run, for run.json."""
+    data: dict[str, Any] = {
+        "path": str(data_args.data_path),
+        "sha256": sha256_file(str(data_args.data_path)),
+        "rows": len(dataset),
+        "rows_with_images": sum(dataset.has_image),
+    }
+    if data_args.subset_manifest is not None:
+        subset = Subset.load(data_args.subset_manifest)
+        data["subset"] = {key: value for key, value in asdict(subset).items() if key != "ids"}
+        data["subset"]["manifest_sha256"] = sha256_file(data_args.subset_manifest)
+    return data
+
+
+def describe_arguments(
+    model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments
+) -> dict[str, Any]:
+    """Every argument of a run, for run.json."""
+    return {"model": asdict(model_args), "data": asdict(data_args), "training": training_args.to_dict()}
+
+
+def main(attn_implementation: str | None = None) -> None:
+    first = int(os.environ.get("RANK", "0")) == 0
+    logging.basicConfig(level=logging.INFO if first else logging.WARNING, format="%(name)s: %(message)s")
+    train(attn_implementation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""Small helpers under the names of the public package. Importing this sets nothing up: no log files, no handlers."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+logger = logging.getLogger(__name__)
+
+
+def disable_torch_init() -> None:
+    """Do nothing; kept because clients call it before loading a model.
+
+    In the public package it replaces `reset_parameters` of Linear and LayerNorm for the whole process, to save the time
+    of drawing weights that a checkpoint overwrites. `from_pretrained` has long skipped that by itself.
+    """
+
+
+def rank0_print(*parts: object) -> None:
+    """Log a message at level INFO in the first process of a distributed run, and nothing in the others."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.info(" ".join(str(part) for part in parts))

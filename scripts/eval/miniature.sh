@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The miniature's table: run the grid, then render it. Finished cells are skipped. Arguments go to the grid.
+#
+#   bash scripts/eval/miniature.sh
+#   OUT=runs/zip bash scripts/eval/miniature.sh --method dense --method visionzip --budget 16
+#
+# It reads playground/data/miniature and the checkpoints named in configs/eval/miniature.yaml.
+# OUT is the folder of records, report.md, table.md and accuracy.png (default: runs/miniature).
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+
+OUT="${OUT:-runs/miniature}"
+setup_environment
+export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+failed=0
+python -m llava.eval.grid --config configs/eval/miniature.yaml --out "$OUT" "$@" || failed=1
+python -m llava.eval.report --records "$OUT" --out "$OUT"
+exit "$failed"

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Make the miniature base model from nothing: tower, tokenizer, language model, released layout. About 90 minutes on 2 cores.
+#
+#   bash scripts/miniature/train_base.sh
+#   THREADS=4 bash scripts/miniature/train_base.sh       # CPU threads (default 2)
+#
+# Safe to interrupt and run again: finished steps are kept (below checkpoints/miniature), the language model resumes.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+case "${1:-}" in -h | --help) usage; exit 0 ;; esac
+setup_environment
+
+THREADS="${THREADS:-2}"
+WORK=checkpoints/miniature
+TOWER=playground/miniature/clip-mini-patch14-168
+
+# once MARKER COMMAND...: run the command unless the file it leaves behind is there.
+once() {
+  local marker="$1"
+  shift
+  if [[ -e "$marker" ]]; then say "kept: $marker"; else "$@"; fi
+}
+
+second_stage() {
+  "$PYTHON" -m llava.miniature.tower --start "$WORK/tower-stage1" --steps 900 --horizon 900 --learning-rate 7e-4 --seed 1 \
+    --threads "$THREADS" --out "$TOWER"
+  touch "$WORK/tower.done"
+}
+
+once "$WORK/tower-stage1/model.safetensors" "$PYTHON" -m llava.miniature.tower --out "$WORK/tower-stage1" --threads "$THREADS"
+once "$WORK/tower.done" second_stage
+once "$WORK/llm-start/model.safetensors" "$PYTHON" -m llava.miniature.base start --out "$WORK/llm-start"
+once "$WORK/base-data/base_mix.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
+once "$WORK/captions/run.json" env OMP_NUM_THREADS="$THREADS" "$PYTHON" -m llava.train.train \
+  --config configs/train/base_captions_miniature.yaml --output_dir "$WORK/captions"
+once "$WORK/base/run.json" env OMP_NUM_THREADS="$THREADS" "$PYTHON" -m llava.train.train \
+  --config configs/train/base_miniature.yaml --output_dir "$WORK/base"
+"$PYTHON" -m llava.miniature.base release --trained "$WORK/base"

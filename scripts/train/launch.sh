@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Start a training: DeepSpeed with one process per GPU; without a GPU one plain process, or DeepSpeed over several.
+#
+#   bash scripts/train/launch.sh CONFIG [flags...]
+#
+#   CONFIG     a file of configs/train
+#   flags      any option of python -m llava.train.train; they win over CONFIG
+#
+# Read from the environment:
+#   NUM_PROCESSES     processes on this machine (default: GPUs, or 1 without one)
+#   MASTER_PORT       port the processes meet on (default: 29500); give each run on one machine its own
+#   DEEPSPEED_FLAGS   more flags for the deepspeed launcher, e.g. "--hostfile hosts"
+#   OMP_NUM_THREADS   threads per process on the CPU (default: cores / NUM_PROCESSES)
+#   WANDB_MODE        for runs with --report_to wandb: online, offline, disabled (nothing is reported by default)
+#
+# DeepSpeed on the CPU compiles one small library at its first start (about a minute) and needs a C++ compiler for that.
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case "${1:-}" in "" | -h | --help) usage && exit 0 ;; esac
+config="$1"
+shift
+[[ -f "$config" ]] || fail "no such config: $config" "take one of: $(echo configs/train/*.yaml)"
+
+if [[ -x "$PYTHON" ]]; then export PATH="$VENV/bin:$PATH"; else PYTHON="$(command -v python3 || command -v python)"; fi
+"$PYTHON" -c 'import llava.train' 2>/dev/null || fail "llava is not installed for $PYTHON" "bash scripts/quickstart.sh sets it up"
+
+gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
+if ((gpus > 0)); then
+  ((processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
+  launcher=(-m deepspeed.launcher.runner --num_gpus "$processes")
+else
+  cores="$(getconf _NPROCESSORS_ONLN)"
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"
+  launcher=(-m deepspeed.launcher.runner --num_accelerators "$processes")
+  if ((processes > 1)) && ! command -v "${CXX:-c++}" >/dev/null; then
+    fail "DeepSpeed on the CPU needs a C++ compiler" "install one (Debian, Ubuntu: apt install g++)" "or run one process: NUM_PROCESSES=1"
+  fi
+fi
+
+if ((gpus == 0 && processes == 1)); then
+  exec "$PYTHON" -m llava.train.train --config "$config" "$@"
+fi
+# shellcheck disable=SC2086  # DEEPSPEED_FLAGS holds several words
+exec "$PYTHON" "${launcher[@]}" --master_port "${MASTER_PORT:-29500}" ${DEEPSPEED_FLAGS:-} \
+  --module llava.train.train --config "$config" "$@"

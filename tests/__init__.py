@@ -1,0 +1,1 @@
+"""A real package: a dependency of lmms-eval installs a top-level `tests` that would win over a namespace."""

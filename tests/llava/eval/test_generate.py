@@ -1,0 +1,171 @@
+"""The generation loop with a stub for the model: resume, shards, settings, errors."""
+
+import json
+from dataclasses import dataclass, field
+
+import pytest
+from PIL import Image
+
+from llava.eval.generate import Reply, generate, generate_part, settings_file
+from llava.eval.records import read_answers
+from llava.eval.shards import Shard, part_files
+
+
+@dataclass
+class Stub:
+    """Answers with the question's text upside down; counts what it was asked; dies after `fuse` batches."""
+
+    model_id: str = "stub"
+    settings: dict = field(default_factory=lambda: {"temperature": 0.0})
+    fuse: int = 1000
+    batches: list = field(default_factory=list)
+
+    def load(self, question, image):
+        if image is not None:
+            with Image.open(image) as picture:
+                picture.load()
+        return question
+
+    def reply(self, batch):
+        if len(self.batches) == self.fuse:
+            raise KeyboardInterrupt
+        self.batches.append([question.question_id for question in batch])
+        return [Reply(q.text[::-1], 0 if q.image is None else 10 + int(q.question_id)) for q in batch]
+
+
+@pytest.fixture
+def world(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    rows = [{"question_id": i, "text": f"what {i}", "image": "a.png"} for i in range(7)]
+    del rows[6]["image"]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def run(world, stub, name="a.jsonl", **options):
+    return generate(stub, world / "q.jsonl", world, world / name, **options)
+
+
+def test_answers_are_complete_in_order_and_counted(world):
+    result = run(world, Stub(), batch_size=3)
+    assert [a.text for a in result.answers] == [f"what {i}"[::-1] for i in range(7)]
+    assert result.asked == 7
+    assert result.tokens_per_image == pytest.approx(sum(range(10, 16)) / 6)  # the text-only question does not count
+    assert read_answers(world / "a.jsonl") == result.answers
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 9])
+def test_batch_size_does_not_change_the_file(world, batch_size):
+    run(world, Stub(), batch_size=1)
+    run(world, Stub(), "b.jsonl", batch_size=batch_size)
+    assert (world / "a.jsonl").read_bytes() == (world / "b.jsonl").read_bytes()
+
+
+def test_a_killed_run_loses_one_batch_and_a_torn_line_is_asked_again(world):
+    run(world, Stub(), "whole.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        run(world, Stub(fuse=2), batch_size=2)
+    file = world / "a.jsonl"
+    assert [a.question_id for a in read_answers(file)] == [0, 1, 2, 3]
+    file.write_bytes(file.read_bytes()[:-9])
+    again = Stub()
+    result = run(world, again, batch_size=2)
+    assert again.batches == [[3, 4], [5, 6]] and result.asked == 4
+    assert file.read_bytes() == (world / "whole.jsonl").read_bytes()
+    done = Stub()
+    assert run(world, done).tokens_per_image == result.tokens_per_image and done.batches == []
+
+
+def test_every_batch_is_on_disk_before_the_next_one_is_asked(world):
+    class Watching(Stub):
+        def reply(self, batch):
+            on_disk.append((world / "a.jsonl").read_text().count("\n"))
+            return super().reply(batch)
+
+    on_disk = []
+    run(world, Watching(), batch_size=3)
+    assert on_disk == [0, 3, 6]
+
+
+def test_shards_join_to_the_whole_even_when_there_are_more_than_questions(world):
+    whole = run(world, Stub()).answers
+    parts = [run(world, Stub(), f"{i}.jsonl", shard=Shard(i, 5)).answers for i in range(5)]
+    assert [len(part) for part in parts] == [2, 2, 2, 1, 0]
+    assert [answer for part in parts for answer in part] == whole
+    assert (world / "4.jsonl").read_text() == ""
+
+
+def test_ranks_write_parts_and_the_last_one_merges(world):
+    whole = run(world, Stub(), "whole.jsonl").answers
+
+    def rank(index, count, stub):
+        return generate_part(stub, world / "q.jsonl", world, world / "a.jsonl", shard=Shard(index, count), batch_size=2)
+
+    assert rank(1, 2, Stub()) is None and not (world / "a.jsonl").exists()
+    with pytest.raises(KeyboardInterrupt):
+        rank(0, 2, Stub(fuse=1))
+    # Started again with another number of ranks: what any part holds is not asked again.
+    stubs = [Stub(), Stub(), Stub()]
+    outcomes = [rank(index, 3, stub) for index, stub in enumerate(stubs)]
+    assert [stub.batches for stub in stubs] == [[[2]], [[3]], []]
+    assert outcomes[0] is None and outcomes[1] is not None and outcomes[1].answers == whole
+    assert (world / "a.jsonl").read_bytes() == (world / "whole.jsonl").read_bytes()
+    assert len(part_files(world / "a.jsonl")) == 5
+    late = Stub()
+    assert rank(0, 1, late).answers == whole and late.batches == []
+
+
+def test_a_file_begun_with_other_settings_is_not_continued(world):
+    run(world, Stub(), limit=2)
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl was begun with other settings \(temperature: 0\.0 then, 0\.7 now\)"
+    ):
+        run(world, Stub(settings={"temperature": 0.7}))
+    with pytest.raises(ValueError, match="model_id: 'stub' then, 'other' now"):
+        run(world, Stub(model_id="other"))
+    with pytest.raises(ValueError, match="other settings"):
+        run(world, Stub(model_id="other"), "b.jsonl", also_done=[world / "a.jsonl"])
+    settings_file(world / "a.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"settings\.json is missing"):
+        run(world, Stub())
+
+
+def test_an_edited_question_is_noticed(world):
+    run(world, Stub())
+    text = (world / "q.jsonl").read_text()
+    (world / "q.jsonl").write_text(text.replace("what 3", "who 3"))
+    with pytest.raises(
+        ValueError, match="question_id 3 was answered for the prompt 'what 3', the question file now says 'who 3'"
+    ):
+        run(world, Stub())
+
+
+def test_a_missing_or_corrupt_image_is_named_and_what_was_answered_is_kept(world):
+    rows = (
+        (world / "q.jsonl")
+        .read_text()
+        .replace('"text": "what 4", "image": "a.png"', '"text": "what 4", "image": "b.png"')
+    )
+    (world / "q.jsonl").write_text(rows)
+    with pytest.raises(ValueError, match=r"question_id 4, image .*b\.png"):
+        run(world, Stub(), batch_size=2)
+    assert [a.question_id for a in read_answers(world / "a.jsonl")] == [0, 1, 2, 3]
+    (world / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"question_id 4, image .*b\.png"):
+        run(world, Stub(), batch_size=2)
+
+
+def test_workers_give_the_same_answers_and_name_the_image_too(world):
+    run(world, Stub(), batch_size=2)
+    run(world, Stub(), "b.jsonl", batch_size=2, num_workers=1)
+    assert (world / "a.jsonl").read_bytes() == (world / "b.jsonl").read_bytes()
+    (world / "a.png").unlink()
+    with pytest.raises(ValueError, match="question_id 0, image"):
+        run(world, Stub(), "c.jsonl", num_workers=1)
+
+
+def test_sizes_below_one_are_refused(world):
+    with pytest.raises(ValueError, match="got batch size 0"):
+        run(world, Stub(), batch_size=0)
+    with pytest.raises(ValueError, match="limit 0"):
+        run(world, Stub(), limit=0)

@@ -1,0 +1,80 @@
+"""Names and budgets to compressors."""
+
+import pytest
+
+from llava.eval.methods import METHODS, apply_method, compressor_of, parse_budget, requested_budget
+from visionzip import Budget, VisionZip
+
+
+class Tower:
+    compressor = None
+
+
+class Model:
+    """The least a host needs: a config and a tower with the slot."""
+
+    def __init__(self, **config):
+        self.config = type("Config", (), config)()
+        self.tower = Tower()
+
+    def get_vision_tower(self):
+        return self.tower
+
+
+def test_every_method_makes_its_budget():
+    for name in METHODS:
+        if name != "dense":
+            assert compressor_of(name, Budget(14, 2)).tokens_per_tile(144) == 16
+    assert compressor_of("dense", None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "message"),
+    [
+        ("fastv", None, "unknown method 'fastv'; known: dense, visionzip"),
+        ("dense", Budget(14, 2), "keeps all tokens"),
+        ("pool", None, "needs a budget"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(name, budget, message):
+    with pytest.raises(ValueError, match=message):
+        compressor_of(name, budget)
+
+
+@pytest.mark.parametrize(("value", "budget"), [(48, Budget(40, 8)), ("128", Budget(108, 20)), ([27, 5], Budget(27, 5))])
+def test_budgets_have_three_spellings(value, budget):
+    assert parse_budget(value) == budget
+
+
+@pytest.mark.parametrize("value", [None, True, 3.5, [1, 2, 3], "x"])
+def test_other_spellings_are_refused(value):
+    with pytest.raises(ValueError):
+        parse_budget(value)
+
+
+def test_what_a_command_line_asks_for():
+    assert requested_budget(None, None, None) == (None, None)
+    assert requested_budget(None, 54, 10) == ("visionzip", Budget(54, 10))
+    assert requested_budget("dense", None, None) == ("dense", None)
+    with pytest.raises(ValueError, match="go together, got 54 and None"):
+        requested_budget(None, 54, None)
+    with pytest.raises(ValueError, match="method 'pool' needs a budget"):
+        requested_budget("pool", None, None)
+
+
+def test_methods_replace_each_other_on_one_model():
+    model = Model()
+    apply_method(model, "visionzip", Budget(14, 2))
+    assert model.tower.compressor == VisionZip(14, 2)
+    apply_method(model, "pool", Budget(14, 2))
+    assert model.config.mm_compressor == {"method": "pool", "tokens": 16}
+    apply_method(model, "dense", None)
+    assert model.tower.compressor is None
+
+
+def test_a_tuned_checkpoint_must_bring_the_compressor_of_its_cell():
+    saved = {"method": "visionzip", "dominant": 14, "contextual": 2, "merge": "official"}
+    apply_method(Model(mm_compressor=saved), "visionzip-tuned", Budget(14, 2))
+    for config in ({}, {"mm_compressor": saved | {"dominant": 13}}):
+        with pytest.raises(ValueError, match=r"expects a checkpoint tuned with .*'dominant': 14"):
+            apply_method(Model(**config), "visionzip-tuned", Budget(14, 2))

@@ -1,0 +1,63 @@
+"""The start and release steps write folders that the rest of the code reads."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+from typer.testing import CliRunner
+
+from llava.miniature import base
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("start")
+    result = CliRunner().invoke(base.app, ["start", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_the_tokenizer_is_llama_like(start: Path) -> None:
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(start / "tokenizer.model"))
+    assert [pieces.id_to_piece(i) for i in range(3)] == ["<unk>", "<s>", "</s>"]
+    for word in ("USER", "star", "yellow", "purple", "left"):
+        assert len(pieces.encode(word)) == 1, f"{word} should be one piece"
+    assert pieces.decode(pieces.encode("ünseen €")) == "ünseen €", "bytes are the fall-back"
+
+
+def test_the_model_fits_the_tokenizer(start: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(start)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(start / "tokenizer.model")).get_piece_size()
+    assert model.config.vocab_size == model.get_input_embeddings().weight.shape[0] == pieces
+
+
+def test_release_drops_the_tower_and_splits_float16_shards(start: Path, tmp_path: Path) -> None:
+    trained, out = tmp_path / "trained", tmp_path / "released"
+    trained.mkdir()
+    weights = {**load_file(start / "model.safetensors"), "model.mm_projector.0.weight": torch.randn(256, 192)}
+    save_file(
+        {**weights, "model.vision_tower.vision_tower.vision_model.x": torch.ones(2)}, trained / "model.safetensors"
+    )
+    for name in ("config.json", *base.TOKENIZER_FILES):
+        (trained / name).write_bytes((start / name).read_bytes())
+    result = CliRunner().invoke(base.app, ["release", "--trained", str(trained), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    index = json.loads((out / "pytorch_model.bin.index.json").read_text())["weight_map"]
+    assert set(index) == set(weights)
+    for name, shard in index.items():
+        stored = torch.load(out / shard, weights_only=True)[name]
+        assert stored.dtype == torch.float16
+        assert torch.equal(stored, weights[name].half())
+    config = json.loads((out / "config.json").read_text())
+    assert config["model_type"] == "llava" and config["hidden_size"] == 256
+    assert "mm_patch_merge_type" not in config and config["mm_use_im_patch_token"] is False
+
+
+def test_release_without_a_trained_model_says_what_is_missing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(base.app, ["release", "--trained", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, ValueError)
+    assert "holds no *.safetensors" in str(result.exception)

@@ -1,0 +1,148 @@
+"""Shell scripts: they parse, stop at the first error, explain themselves, and hold no habits that bite later."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = sorted([*(ROOT / "scripts").rglob("*.sh"), ROOT / ".ci" / "run"])
+SOURCED = {"scripts/lib.sh"}  # defines functions; has nothing to run and so nothing to ask
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+scripts = pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+
+
+def script_faults(text: str) -> list[str]:
+    """What is wrong with a script's text, one line each."""
+    faults = []
+    lines = text.splitlines()
+    if not lines or lines[0] != "#!/usr/bin/env bash":
+        faults.append("the first line is not #!/usr/bin/env bash")
+    code = [line.split(" #")[0] for line in lines if not line.lstrip().startswith("#")]
+    strict = re.compile(r"^\s*set -euo pipefail\b|^\s*(source|\.) .*lib\.sh", re.MULTILINE)
+    if not strict.search("\n".join(code)):
+        faults.append("neither `set -euo pipefail` nor lib.sh, which sets it")
+    for number, line in enumerate(lines, start=1):
+        bare = re.sub(r'"[^"]*"|\'[^\']*\'', '""', line.split(" #")[0])
+        if line.lstrip().startswith("#"):
+            continue
+        if re.search(r"\$@|\$\*", bare):
+            faults.append(f'line {number}: "$@" goes in double quotes')
+        if re.search(r"(^|[;&|]\s*|\s)eval\s", bare):
+            faults.append(f"line {number}: eval")
+        if re.search(r"(^|\s)cd\s+\$", bare):
+            faults.append(f"line {number}: an unquoted path after cd")
+        if re.search(r"\brm\s+-rf?\s+\S*\$\{?\w+\}?/?\s*$", bare):
+            faults.append(f"line {number}: rm of an unquoted variable")
+        if "`" in bare:
+            faults.append(f"line {number}: backticks, use $(...)")
+        if "\t" in line:
+            faults.append(f"line {number}: tab")
+    return faults
+
+
+@scripts
+def test_parses(script: Path) -> None:
+    run = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@scripts
+def test_has_no_faults(script: Path) -> None:
+    faults = script_faults(script.read_text("utf-8"))
+    assert not faults, "\n".join(["", *(f"{name_of(script)}: {fault}" for fault in faults)])
+
+
+@scripts
+def test_explains_itself(script: Path, tmp_path: Path) -> None:
+    """--help prints how to call it, at once: without an environment, from any folder, leaving nothing behind."""
+    if name_of(script) in SOURCED:
+        pytest.skip("sourced by the others")
+    environment = {**os.environ, "LLAVA_VENV": str(tmp_path / "venv")}
+    run = subprocess.run(
+        ["bash", str(script), "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=20
+    )
+    assert run.returncode == 0, run.stderr
+    assert name_of(script) in run.stdout, f"--help does not show how to call {name_of(script)}:\n{run.stdout}"
+    assert not list(tmp_path.iterdir())
+
+
+def test_ci_is_executable() -> None:
+    """It is called by its path; the scripts are called by bash."""
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("set -euo pipefail\n", "first line"),
+        ("#!/usr/bin/env bash\necho\n", "set -euo"),
+        ("#!/usr/bin/env bash\n# set -euo pipefail\necho\n", "set -euo"),
+        ("#!/usr/bin/env bash\nset -euo pipefail\npython a.py $@\n", "double quotes"),
+        ("#!/usr/bin/env bash\nset -euo pipefail\neval echo\n", "eval"),
+        ("#!/usr/bin/env bash\nset -euo pipefail\ncd $HOME\n", "unquoted path"),
+        ("#!/usr/bin/env bash\nset -euo pipefail\nrm -rf $OUT\n", "rm of"),
+        ("#!/usr/bin/env bash\nset -euo pipefail\nx=`date`\n", "backticks"),
+    ],
+)
+def test_the_fault_finder_catches(text: str, fault: str) -> None:
+    assert any(fault in found for found in script_faults(text)), script_faults(text)
+
+
+def run_lib(commands: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `commands` after sourcing lib.sh."""
+    program = f'source "{ROOT}/scripts/lib.sh"\n{commands}'
+    env = {**os.environ, **environment}
+    return subprocess.run(["bash", "-c", program], env=env, capture_output=True, text=True, timeout=120)
+
+
+def test_no_python_is_explained(tmp_path: Path) -> None:
+    """An empty PATH but for the basics: the message says what is missing and what to do."""
+    for tool in ("bash", "dirname", "sed", "cat"):
+        found = subprocess.run(["bash", "-c", f"command -v {tool}"], capture_output=True, text=True).stdout.strip()
+        (tmp_path / tool).symlink_to(found)
+    run = run_lib("setup_environment", PATH=str(tmp_path), LLAVA_VENV=str(tmp_path / "venv"), LLAVA_PYTHON="")
+    assert run.returncode == 1
+    assert "no Python >= 3.11 found" in run.stderr
+    assert "LLAVA_PYTHON=" in run.stderr
+
+
+def test_a_wrong_python_is_named(tmp_path: Path) -> None:
+    run = run_lib("setup_environment", LLAVA_PYTHON="/bin/false", LLAVA_VENV=str(tmp_path / "venv"))
+    assert run.returncode == 1
+    assert "LLAVA_PYTHON=/bin/false is not a Python >= 3.11" in run.stderr
+
+
+def fake_environment(tmp_path: Path, install: str) -> str:
+    """Shell lines that stand in for the real installation: a venv without packages, and `install` as the installer."""
+    return f'create_venv() {{ python3 -m venv --without-pip "$VENV"; }}\ninstall_locked() {{ {install}; }}\n'
+
+
+def test_a_finished_setup_is_not_redone_and_a_broken_one_is(tmp_path: Path) -> None:
+    setup = fake_environment(tmp_path, f'echo install >> "{tmp_path}/log"') + "setup_environment"
+    for _ in range(2):
+        run = run_lib(setup, LLAVA_VENV=str(tmp_path / "venv"))
+        assert run.returncode == 0, run.stderr
+    log = tmp_path / "log"
+    assert log.read_text() == "install\n"
+    assert "up to date" in run.stderr
+
+    (tmp_path / "venv" / ".llava-lock-hash").write_text("of another lock\n")
+    run_lib(setup, LLAVA_VENV=str(tmp_path / "venv"))
+    assert log.read_text() == "install\ninstall\n"
+
+
+def test_a_failed_installation_says_so_and_leaves_no_stamp(tmp_path: Path) -> None:
+    run = run_lib(fake_environment(tmp_path, "false") + "setup_environment", LLAVA_VENV=str(tmp_path / "venv"))
+    assert run.returncode == 1
+    assert "the installation did not finish" in run.stderr
+    assert not (tmp_path / "venv" / ".llava-lock-hash").exists()

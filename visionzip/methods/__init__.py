@@ -1,0 +1,7 @@
+"""Other vision-side methods, one file each, all of them `visionzip.core.Compressor`. The controls come first."""
+
+from visionzip.methods.pool import Pool
+from visionzip.methods.random import Random
+from visionzip.methods.uniform import Uniform
+
+__all__ = ["Pool", "Random", "Uniform"]
