@@ -5,7 +5,7 @@ task, attached at the layer the projector reads (-2) and at the last one, makes 
 something: the property VisionZip selects by. Everything but the tower is thrown away afterwards.
 
     python -m llava.miniature.tower --out checkpoints/miniature/tower-stage1
-    python -m llava.miniature.tower --start checkpoints/miniature/tower-stage1 --steps 900 --horizon 900
+    python -m llava.miniature.tower --start checkpoints/miniature/tower-stage1 --steps 2000 --horizon 2000
 """
 
 import json
@@ -48,7 +48,8 @@ GRID = IMAGE_SIZE // PATCH_SIZE
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Patch labels, 0 = nothing of the kind here.
+# Patch labels, 0 = nothing of the kind here. Row and column are every patch's own place in the grid, from 1: compressed
+# tokens reach the language model without their position, so the feature itself must tell where it was.
 PATCH_TASKS = {
     "shape": len(SHAPES) + 1,
     "color": len(COLORS) + 1,
@@ -56,12 +57,23 @@ PATCH_TASKS = {
     "center": 2,
     "word": len(WORDS) + 1,
     "digit": len(DIGITS) + 1,
+    "row": GRID + 1,
+    "column": GRID + 1,
 }
 # Weight of a patch that holds something against one that does not, in the two stages of training: in the first every
 # kind alike, which teaches shapes and colours; in the second by how rare it is, without which the writing, on one patch
 # in a hundred, is learned last (see LOG.md).
 EVEN = dict.fromkeys(PATCH_TASKS, 3.0)
-BY_RARITY = {"shape": 8.0, "color": 8.0, "size": 8.0, "center": 15.0, "word": 40.0, "digit": 40.0}
+BY_RARITY = {
+    "shape": 8.0,
+    "color": 8.0,
+    "size": 8.0,
+    "center": 15.0,
+    "word": 40.0,
+    "digit": 40.0,
+    "row": 1.0,
+    "column": 1.0,
+}
 CLS_EVEN = {"names": 10.0, "word": 0.3, "digit": 0.3, "ground": 0.3, "count": 0.3}
 CLS_BY_RARITY = {"names": 10.0, "word": 1.0, "digit": 1.0, "ground": 0.3, "count": 0.5}
 CLS_TASKS = {"word": len(WORDS) + 1, "digit": len(DIGITS) + 1, "ground": len(GROUNDS), "count": 6}
@@ -92,7 +104,7 @@ def pixels_of(scene: Scene) -> np.ndarray:
 
 
 def patch_labels(scene: Scene) -> np.ndarray:
-    """Label of each patch for each task of PATCH_TASKS: uint8 [6, 144]."""
+    """Label of each patch for each task of PATCH_TASKS: uint8 [8, 144]."""
     labels = np.zeros((len(PATCH_TASKS), GRID, GRID), dtype=np.uint8)
     row = {task: index for index, task in enumerate(PATCH_TASKS)}
     for thing in scene.things:
@@ -105,6 +117,8 @@ def patch_labels(scene: Scene) -> np.ndarray:
     for plate, task, values in ((scene.word, "word", WORDS), (scene.digit, "digit", DIGITS)):
         if plate is not None:
             labels[row[task]][_cells(scene, plate.box)] = values.index(plate.text) + 1
+    labels[row["row"]] = np.arange(1, GRID + 1)[:, None]
+    labels[row["column"]] = np.arange(1, GRID + 1)
     return labels.reshape(len(PATCH_TASKS), GRID * GRID)
 
 
@@ -144,7 +158,7 @@ class PretrainingModel(nn.Module):
 def loss_of(
     model: PretrainingModel, pixels: Tensor, patches: Tensor, wholes: Tensor, by_rarity: bool = True
 ) -> tuple[Tensor, dict[str, float]]:
-    """patches [B, 6, 144], wholes [B, 34]. Returns the summed loss and its parts."""
+    """patches [B, 8, 144], wholes [B, 34]. Returns the summed loss and its parts."""
     patch_logits, cls_logits = model(pixels)
     parts: dict[str, Tensor] = {}
     for index, (task, logits) in enumerate(
@@ -166,7 +180,7 @@ def loss_of(
 
 
 def draw_scenes(seeds: range, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels [N, 168, 168, 3], patch labels [N, 6, 144], CLS labels [N, 34]; drawn once and kept in `cache`."""
+    """Pixels [N, 168, 168, 3], patch labels [N, 8, 144], CLS labels [N, 34]; drawn once and kept in `cache`."""
     names = [cache / f"{part}-{seeds.start}-{seeds.stop}.npy" for part in ("pixels", "patches", "wholes")]
     if not all(name.exists() for name in names):
         cache.mkdir(parents=True, exist_ok=True)

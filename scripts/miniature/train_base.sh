@@ -22,7 +22,7 @@ once() {
 }
 
 second_stage() {
-  "$PYTHON" -m llava.miniature.tower --start "$WORK/tower-stage1" --steps 900 --horizon 900 --learning-rate 7e-4 --seed 1 \
+  "$PYTHON" -m llava.miniature.tower --start "$WORK/tower-stage1" --steps 2000 --horizon 2000 --learning-rate 7e-4 --seed 1 \
     --threads "$THREADS" --out "$TOWER"
   touch "$WORK/tower.done"
 }

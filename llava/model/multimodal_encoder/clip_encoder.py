@@ -9,9 +9,11 @@ needs eager attention, and nothing is left on the model between two passes.
 from __future__ import annotations
 
 import logging
+import pickle
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
@@ -112,6 +114,11 @@ class CLIPVisionTower(nn.Module):
             )
         except OSError as error:
             raise ValueError(self._unreadable(error)) from error
+        except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"mm_vision_tower: the weights in {self.vision_tower_name!r} are damaged or unsafe "
+                f"({type(error).__name__}); download or copy them again"
+            ) from error
         model, info = loaded
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])

@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
+from llava.eval.answerer import Decoding, Prompt, answer_batch, prepare_pixels
+from llava.eval.loading import load_model
 from llava.miniature import base
+from llava.miniature.world import SPLITS, render, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +64,42 @@ def test_release_without_a_trained_model_says_what_is_missing(tmp_path: Path) ->
     result = CliRunner().invoke(base.app, ["release", "--trained", str(tmp_path), "--out", str(tmp_path / "out")])
     assert isinstance(result.exception, ValueError)
     assert "holds no *.safetensors" in str(result.exception)
+
+
+def test_rows_ask_and_caption_the_same_pictures(tmp_path: Path) -> None:
+    result = CliRunner().invoke(base.app, ["rows", "--out", str(tmp_path), "--count", "40", "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    mix = {row["id"]: row for row in json.loads((tmp_path / "base_mix.json").read_text())}
+    captions = json.loads((tmp_path / "base_captions.json").read_text())
+    assert len(mix) == 40
+    assert {row["id"] for row in captions} == {name for name, row in mix.items() if "image" in row}
+    for row in captions:
+        assert (tmp_path / row["image"]).stat().st_size > 0
+        assert mix[row["id"]]["image"] == row["image"]
+        assert [turn["from"] for turn in row["conversations"]] == ["human", "gpt"]
+        assert row["conversations"][0]["value"] == "<image>"
+    for row in mix.values():  # what the questions hold to be there, the caption names
+        asked = {turn["value"]: answer["value"] for turn, answer in zip(*[iter(row["conversations"])] * 2, strict=True)}
+        caption = next((c["conversations"][1]["value"] for c in captions if c["id"] == row["id"]), "")
+        for question, answer in asked.items():
+            if "What is the background?" in question and "A." not in question:
+                assert caption.startswith(answer)
+
+
+def test_next_loads_and_answers_with_tiles(tmp_path: Path) -> None:
+    """The tower comes from the checkpoint, pictures are tiled, and every tile of a plain layout is sent."""
+    result = CliRunner().invoke(base.app, ["next", "--out", str(tmp_path / "llava-mini-next")])
+    assert result.exit_code == 0, result.output
+    loaded = load_model(str(tmp_path / "llava-mini-next"), device="cpu", torch_dtype=torch.float32)
+    tower = load_file(Path(base.TOWER) / "model.safetensors")
+    name, weight = next(iter(tower.items()))
+    held = loaded.model.state_dict()[
+        f"model.vision_tower.vision_tower.vision_model.{name.removeprefix('vision_model.')}"
+    ]
+    assert torch.equal(held, weight.float())
+    picture = render(sample_scene(SPLITS["test"][0]))
+    (pixels,) = prepare_pixels([picture], loaded.image_processor, loaded.model.config)
+    assert pixels.dim() == 4 and len(pixels) > 1
+    prompt = Prompt("USER: <image>\nWhat is the background? ASSISTANT:", (pixels,), (picture.size,))
+    (reply,) = answer_batch(loaded.model, loaded.tokenizer, [prompt], Decoding(max_new_tokens=2))
+    assert reply.visual_tokens > 2 * 144

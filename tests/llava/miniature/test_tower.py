@@ -13,7 +13,7 @@ def test_patch_labels_lie_on_the_things() -> None:
     shape_row, color_row = 0, 1
     for seed in range(40):
         scene = sample_scene(seed)
-        labels = tower.patch_labels(scene).reshape(6, 12, 12)
+        labels = tower.patch_labels(scene).reshape(8, 12, 12)
         pixels = tower.pixels_of(scene).astype(int)
         for thing in scene.things:
             centers = np.argwhere(labels[3] == 1)
@@ -25,6 +25,11 @@ def test_patch_labels_lie_on_the_things() -> None:
             assert (np.abs(patch - color).max(axis=1) < 40).mean() > 0.1, (
                 "a centre patch shows the colour it is labelled"
             )
+
+
+def test_every_patch_knows_its_place() -> None:
+    rows, columns = tower.patch_labels(sample_scene(0)).reshape(8, 12, 12)[6:]
+    assert rows[0, 5] == 1 and rows[11, 5] == 12 and columns[5, 0] == 1 and columns[5, 11] == 12
 
 
 def test_whole_labels_name_what_is_there() -> None:

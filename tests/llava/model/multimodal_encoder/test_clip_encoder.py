@@ -222,6 +222,17 @@ def test_missing_files_are_named(tmp_path):
         CLIPVisionTower(str(folder), args())
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_half_a_weight_file_is_damage(tmp_path, name):
+    folder = tiny_tower_folder(tmp_path / "tower")
+    whole = folder / "model.safetensors"
+    half = whole.read_bytes()[: whole.stat().st_size // 2]
+    whole.unlink()
+    (folder / name).write_bytes(half)
+    with pytest.raises(ValueError, match=r"mm_vision_tower.*damaged.*again"):
+        CLIPVisionTower(str(folder), args())
+
+
 @pytest.mark.parametrize("layer", [7, -8])
 def test_layer_that_does_not_exist(folder, layer):
     with pytest.raises(ValueError, match=f"mm_vision_select_layer {layer} .* 7 hidden states"):
