@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import sentencepiece
@@ -23,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava.conversation import conv_templates
-from llava.miniature.benchmarks import mix_row, write_mix
-from llava.miniature.questions import describe
+from llava.miniature.benchmarks import mix_row, talk, write_mix
+from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -139,23 +140,27 @@ def rows(
     count: Annotated[int, typer.Option(help="Rows, one scene each, from the train split.")] = 16_000,
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
-    """Write questions, captions and pictures the base is trained on (train split: disjoint from tune and test)."""
+    """Write captions, parts, questions and pictures of the train split (disjoint from tune and test)."""
     seeds = SPLITS["train"][:count]
-    captions = []
+    captions, parts = [], []
     for seed in seeds:
         row, scene = mix_row(seed)
         if scene is not None:
-            talk = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": describe(scene)}]
-            captions.append({"id": row["id"], "image": row["image"], "conversations": talk})
+            picture = {"id": row["id"], "image": row["image"]}
+            captions.append({**picture, "conversations": talk([("<image>", describe(scene))])})
+            asked = [(question.text, question.answer) for question in ask_parts(scene, Random(f"parts-{seed}"), 6)]
+            asked[0] = ("<image>\n" + asked[0][0], asked[0][1])
+            parts.append({**picture, "conversations": talk(asked)})
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "base_captions.json", captions)
+    _write(out / "base_parts.json", parts)
     write_mix(out, "base_mix.json", seeds, "train", workers)
 
 
 @app.command()
 def release(
     trained: Annotated[Path, typer.Option(help="Output folder of the training run.")] = Path(
-        "checkpoints/miniature/base"
+        "checkpoints/miniature/questions"
     ),
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/miniature/llava-mini-v1.5"),
 ) -> None:

@@ -112,7 +112,7 @@ def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
     rng = Random(f"row-{seed}")
     name = rng.choices([*SOURCES, "text"], [*(source.share for source in SOURCES.values()), TEXT_SHARE])[0]
     if name == "text":
-        return {"id": f"{seed:09d}", "conversations": _talk(_arithmetic(rng))}, None
+        return {"id": f"{seed:09d}", "conversations": talk(_arithmetic(rng))}, None
     source = SOURCES[name]
     scene = sample_scene(seed, source.wants_text)
     asked: list[Question] = []
@@ -128,7 +128,7 @@ def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
     if not asked[0].options:  # the mix states the answer format once, with the first question
         lines[0] = (asked[0].prompt, lines[0][1])
     lines[0] = ("<image>\n" + lines[0][0], lines[0][1])
-    return {"id": f"{seed:09d}", "image": f"{source.folder}/{seed:09d}.jpg", "conversations": _talk(lines)}, scene
+    return {"id": f"{seed:09d}", "image": f"{source.folder}/{seed:09d}.jpg", "conversations": talk(lines)}, scene
 
 
 def write_mix(out: Path, file: str, seeds: range, split: str, workers: int) -> None:
@@ -216,7 +216,8 @@ def _paint(job: tuple[Path, int, bool | None]) -> None:
     render(sample_scene(seed, wants_text)).save(path, quality=JPEG_QUALITY)
 
 
-def _talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+def talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
+    """(human, assistant) pairs as a conversation of the public schema."""
     return [
         {"from": speaker, "value": value}
         for human, assistant in lines

@@ -19,6 +19,7 @@ LETTER = "Answer with the option's letter from the given choices directly."
 YES_NO = "Please answer yes or no."
 # Names asked for most often when a negative is wanted: POPE's "popular" sampling needs an uneven world of questions.
 POPULAR = ("red circle", "blue square", "yellow star", "green triangle", "purple cross", "orange circle")
+PLACES = tuple(f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right"))
 CLEAR = 0.1  # of the longer side: centres closer than this along an axis are not compared along it
 
 
@@ -145,9 +146,7 @@ def choose_attribute(scene: Scene, rng: Random) -> Question | None:
 
 
 def choose_place(scene: Scene, rng: Random) -> Question | None:
-    return choose(
-        scene, rng, ask_place, [f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right")]
-    )
+    return choose(scene, rng, ask_place, PLACES)
 
 
 def choose_reading(scene: Scene, rng: Random) -> Question | None:
@@ -193,6 +192,26 @@ def describe(scene: Scene) -> str:
     parts += [f"sign {scene.word.text}"] if scene.word else []
     parts += [f"number {scene.digit.text}"] if scene.digit else []
     return ", ".join(parts)
+
+
+def ask_parts(scene: Scene, rng: Random, turns: int) -> list[Question]:
+    """Questions whose answers list all things of one kind: every answer word is a look at the picture, found by
+    shape, by colour or by place. The base model learns from them what the one-word questions take for granted."""
+    asked = [_list(scene, f"Which objects are {_plural(shape)}?", lambda t, s=shape: t.shape == s) for shape in SHAPES]
+    asked += [_list(scene, f"Which objects are {color}?", lambda t, c=color: t.color == c) for color in COLORS]
+    asked += [
+        _list(scene, f"Which objects are at the {place}?", lambda t, p=place: _place(scene, t) == p) for place in PLACES
+    ]
+    writing = ", ".join(describe(scene).split(", ")[1 + len(scene.things) :]) or "0"
+    asked.append(Question("parts", "What is written?", writing))
+    return rng.sample(asked, turns)
+
+
+def _list(scene: Scene, text: str, matches: Callable[[Thing], bool]) -> Question:
+    """How many things match, then each from left to right with its place."""
+    found = sorted((thing for thing in scene.things if matches(thing)), key=lambda thing: thing.center[0])
+    named = [f"{thing.size} {thing.name} {_place(scene, thing) or 'middle'}" for thing in found]
+    return Question("parts", text, ", ".join([str(len(found)), *named]))
 
 
 def ask_verify(scene: Scene, rng: Random) -> Question | None:

@@ -31,8 +31,14 @@ once "$WORK/tower-stage1/model.safetensors" "$PYTHON" -m llava.miniature.tower -
 once "$WORK/tower.done" second_stage
 once "$WORK/llm-start/model.safetensors" "$PYTHON" -m llava.miniature.base start --out "$WORK/llm-start"
 once "$WORK/base-data/base_mix.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
-once "$WORK/captions/run.json" env OMP_NUM_THREADS="$THREADS" "$PYTHON" -m llava.train.train \
-  --config configs/train/base_captions_miniature.yaml --output_dir "$WORK/captions"
-once "$WORK/base/run.json" env OMP_NUM_THREADS="$THREADS" "$PYTHON" -m llava.train.train \
-  --config configs/train/base_miniature.yaml --output_dir "$WORK/base"
-"$PYTHON" -m llava.miniature.base release --trained "$WORK/base"
+
+# train NAME: one stage of the language model, from the stage its YAML names.
+train() {
+  once "$WORK/$1/run.json" env OMP_NUM_THREADS="$THREADS" "$PYTHON" -m llava.train.train \
+    --config "configs/train/base_$1_miniature.yaml" --output_dir "$WORK/$1"
+}
+
+train captions
+train parts
+train questions
+"$PYTHON" -m llava.miniature.base release --trained "$WORK/questions"

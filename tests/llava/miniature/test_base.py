@@ -78,6 +78,11 @@ def test_rows_ask_and_caption_the_same_pictures(tmp_path: Path) -> None:
         assert mix[row["id"]]["image"] == row["image"]
         assert [turn["from"] for turn in row["conversations"]] == ["human", "gpt"]
         assert row["conversations"][0]["value"] == "<image>"
+    parts = json.loads((tmp_path / "base_parts.json").read_text())
+    assert [row["id"] for row in parts] == [row["id"] for row in captions]
+    for row in parts:
+        texts = [turn["value"] for turn in row["conversations"]]
+        assert len(texts) == 12 and texts[0].startswith("<image>\n") and "<image>" not in "".join(texts[1:])
     for row in mix.values():  # what the questions hold to be there, the caption names
         asked = {turn["value"]: answer["value"] for turn, answer in zip(*[iter(row["conversations"])] * 2, strict=True)}
         caption = next((c["conversations"][1]["value"] for c in captions if c["id"] == row["id"]), "")

@@ -56,6 +56,16 @@ def test_relations() -> None:
     }
 
 
+def test_parts_list_what_there_is_from_left_to_right() -> None:
+    answers = {question.text: question.answer for question in ask.ask_parts(SCENE, Random(0), 16)}
+    assert answers["Which objects are stars?"] == "1, small red star top left"
+    assert answers["Which objects are blue?"] == "2, small blue square bottom left, large blue circle top right"
+    assert answers["Which objects are at the bottom right?"] == answers["Which objects are crosses?"] == "0"
+    assert answers["What is written?"] == "sign zoo"
+    assert len(answers) == 16
+    assert len(ask.ask_parts(SCENE, Random(1), 6)) == 6
+
+
 def test_counts_and_ground_and_reading() -> None:
     counts = every(ask.ask_count)
     assert counts["How many objects are there?"] == "3"
