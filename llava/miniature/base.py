@@ -34,7 +34,24 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
 VOCABULARY = 640
 TOWER = "playground/miniature/clip-mini-patch14-168"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
-# Rows of the released config.json that say "LLaVA-1.5"; sizes come from the trained model.
+# Rows of the released config.json: what comes from the trained model, and what says "LLaVA-1.5".
+RELEASED_SIZES = (
+    "bos_token_id",
+    "eos_token_id",
+    "hidden_act",
+    "hidden_size",
+    "initializer_range",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "pad_token_id",
+    "pretraining_tp",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "vocab_size",
+)
 RELEASED_CONFIG: dict[str, Any] = {
     "architectures": ["LlavaLlamaForCausalLM"],
     "model_type": "llava",
@@ -53,6 +70,7 @@ RELEASED_CONFIG: dict[str, Any] = {
     "tune_mm_mlp_adapter": False,
     "tune_mm_vision_resampler": False,
     "unfreeze_mm_vision_tower": False,
+    "rope_scaling": None,
     "torch_dtype": "float16",
     "use_cache": True,
 }
@@ -142,7 +160,7 @@ def rows(
 ) -> None:
     """Write captions, parts, questions and pictures of the train split (disjoint from tune and test)."""
     seeds = SPLITS["train"][:count]
-    captions, parts = [], []
+    captions, parts, more = [], [], {}
     for seed in seeds:
         row, scene = mix_row(seed)
         if scene is not None:
@@ -151,10 +169,16 @@ def rows(
             asked = [(question.text, question.answer) for question in ask_parts(scene, Random(f"parts-{seed}"), 6)]
             asked[0] = ("<image>\n" + asked[0][0], asked[0][1])
             parts.append({**picture, "conversations": talk(asked)})
+            listed = ask_parts(scene, Random(f"more-{seed}"), 3)
+            more[row["id"]] = talk([(question.text, question.answer) for question in listed])
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "base_captions.json", captions)
     _write(out / "base_parts.json", parts)
     write_mix(out, "base_mix.json", seeds, "train", workers)
+    # The questions come first, so that no answer can be read off a list; the lists keep the model looking.
+    mix = json.loads((out / "base_mix.json").read_text())
+    questions = [{**row, "conversations": row["conversations"] + more.get(row["id"], [])} for row in mix]
+    _write(out / "base_questions.json", questions)
 
 
 @app.command()
@@ -163,17 +187,17 @@ def release(
         "checkpoints/miniature/questions"
     ),
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/miniature/llava-mini-v1.5"),
+    earlier: Annotated[list[Path] | None, typer.Option(help="Output folder of a stage before, for the log.")] = None,
 ) -> None:
-    """Write the trained model in the layout LLaVA-1.5 was released in."""
+    """Write the trained model in the layout LLaVA-1.5 was released in, with the log of its stages beside."""
     weights = {
         name: tensor.to(torch.float16).clone()
         for name, tensor in _trained_weights(trained).items()
         if "vision_tower" not in name
     }
     config = json.loads((trained / "config.json").read_text())
-    keep = set(LlamaConfig().to_dict()) - {"dtype", "architectures", "model_type", "transformers_version"}
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "config.json", {**{key: config[key] for key in sorted(keep & set(config))}, **RELEASED_CONFIG})
+    _write(out / "config.json", {**{key: config[key] for key in RELEASED_SIZES}, **RELEASED_CONFIG})
     _write(out / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
     names = sorted(weights)
     halves = (names[: len(names) // 2], names[len(names) // 2 :])
@@ -186,9 +210,7 @@ def release(
     _write(out / "pytorch_model.bin.index.json", {"metadata": {"total_size": size}, "weight_map": placed})
     for name in TOKENIZER_FILES:
         shutil.copyfile(trained / name, out / name)
-    for record in ("run.json", "trainer_state.json"):
-        if (trained / record).exists():
-            shutil.copyfile(trained / record, out / f"training_{record}")
+    _write(out / "training_log.json", [_log_of(stage) for stage in (*(earlier or ()), trained)])
     typer.echo(f"{out}: {len(weights)} tensors, {size / 2**20:.1f} MiB")
 
 
@@ -219,6 +241,12 @@ def make_next(
     for name in (*TOKENIZER_FILES, "generation_config.json"):
         shutil.copyfile(base / name, out / name)
     typer.echo(f"{out}: {len(weights)} tensors; not trained on tiles, for the path only")
+
+
+def _log_of(stage: Path) -> dict[str, Any]:
+    """What a stage was run with (stamped) and how its loss fell."""
+    state = json.loads((stage / "trainer_state.json").read_text())
+    return {"stage": stage.name, "run": json.loads((stage / "run.json").read_text()), "log": state["log_history"]}
 
 
 def _trained_weights(folder: Path) -> dict[str, torch.Tensor]:

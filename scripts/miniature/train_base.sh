@@ -30,7 +30,7 @@ second_stage() {
 once "$WORK/tower-stage1/model.safetensors" "$PYTHON" -m llava.miniature.tower --out "$WORK/tower-stage1" --threads "$THREADS"
 once "$WORK/tower.done" second_stage
 once "$WORK/llm-start/model.safetensors" "$PYTHON" -m llava.miniature.base start --out "$WORK/llm-start"
-once "$WORK/base-data/base_mix.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
+once "$WORK/base-data/base_questions.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
 
 # train NAME: one stage of the language model, from the stage its YAML names.
 train() {
@@ -41,4 +41,4 @@ train() {
 train captions
 train parts
 train questions
-"$PYTHON" -m llava.miniature.base release --trained "$WORK/questions"
+"$PYTHON" -m llava.miniature.base release --earlier "$WORK/captions" --earlier "$WORK/parts" --trained "$WORK/questions"

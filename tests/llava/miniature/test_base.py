@@ -47,8 +47,18 @@ def test_release_drops_the_tower_and_splits_float16_shards(start: Path, tmp_path
     )
     for name in ("config.json", *base.TOKENIZER_FILES):
         (trained / name).write_bytes((start / name).read_bytes())
-    result = CliRunner().invoke(base.app, ["release", "--trained", str(trained), "--out", str(out)])
+    before = tmp_path / "before"
+    before.mkdir()
+    for number, stage in enumerate((before, trained)):
+        (stage / "run.json").write_text(json.dumps({"stamp": {"number": number}}))
+        (stage / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": 10, "loss": number}]}))
+    asked = ["release", "--trained", str(trained), "--earlier", str(before), "--out", str(out)]
+    result = CliRunner().invoke(base.app, asked)
     assert result.exit_code == 0, result.output
+    stages = json.loads((out / "training_log.json").read_text())
+    assert [stage["stage"] for stage in stages] == ["before", "trained"]
+    assert [stage["run"]["stamp"]["number"] for stage in stages] == [0, 1]
+    assert stages[0]["log"] == [{"step": 10, "loss": 0}]
     index = json.loads((out / "pytorch_model.bin.index.json").read_text())["weight_map"]
     assert set(index) == set(weights)
     for name, shard in index.items():
