@@ -1,7 +1,10 @@
 """Whole runs of the training program on a tiny model: what trains, what is saved, what resumes, what is refused."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +85,18 @@ def test_log_and_record(words: list[str], data: Path) -> None:
     assert record["result"]["steps"] == 2
     assert record["arguments"]["training"]["learning_rate"] == 5e-3
     assert record["stamp"]["seed"] == 42
+
+
+def test_wandb_writes_its_run_without_a_network(words: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llava.train.train", *options(words, max_steps=2), "--report_to=wandb"]
+    asked = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_PROJECT": "zip"}
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    written = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
+    assert b"train/loss" in written
+    assert b"train/visual_tokens_per_sample" in written
+    assert (output(words) / "mm_projector.bin").exists()
 
 
 def test_resumed_run_ends_bit_equal(words: list[str], tmp_path: Path) -> None:
