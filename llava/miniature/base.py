@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava.conversation import conv_templates
-from llava.miniature.benchmarks import mix_row, talk, write_mix
+from llava.miniature.benchmarks import arithmetic, mix_row, talk, write_mix
 from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS
 
@@ -175,10 +175,20 @@ def rows(
     _write(out / "base_captions.json", captions)
     _write(out / "base_parts.json", parts)
     write_mix(out, "base_mix.json", seeds, "train", workers)
-    # The questions come first, so that no answer can be read off a list; the lists keep the model looking.
     mix = json.loads((out / "base_mix.json").read_text())
-    questions = [{**row, "conversations": row["conversations"] + more.get(row["id"], [])} for row in mix]
-    _write(out / "base_questions.json", questions)
+    _write(out / "base_questions.json", [_lengthened(row, more.get(row["id"], [])) for row in mix])
+
+
+def _lengthened(row: dict[str, Any], lists: list[dict[str, str]]) -> dict[str, Any]:
+    """A row of the mix with sums before it and lists after it.
+
+    Half of the rows get sums before the picture, so that no question has a place of its own in the sequence: a small
+    model that never met a picture elsewhere takes a shorter one, compressed, for none (see LOG.md). Lists come last, so
+    that no answer can be read off them; they keep the model looking at the picture.
+    """
+    rng = Random(f"length-{row['id']}")
+    sums = rng.randint(1, 6) if rng.random() < 0.5 else 0
+    return {**row, "conversations": talk(arithmetic(rng, sums)) + row["conversations"] + lists}
 
 
 @app.command()

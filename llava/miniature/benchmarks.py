@@ -112,7 +112,7 @@ def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
     rng = Random(f"row-{seed}")
     name = rng.choices([*SOURCES, "text"], [*(source.share for source in SOURCES.values()), TEXT_SHARE])[0]
     if name == "text":
-        return {"id": f"{seed:09d}", "conversations": talk(_arithmetic(rng))}, None
+        return {"id": f"{seed:09d}", "conversations": talk(arithmetic(rng, 4))}, None
     source = SOURCES[name]
     scene = sample_scene(seed, source.wants_text)
     asked: list[Question] = []
@@ -229,10 +229,10 @@ def _context(rng: Random) -> str:
     return "Context: N/A\n" if rng.random() < 0.3 else ""
 
 
-def _arithmetic(rng: Random) -> list[tuple[str, str]]:
-    """Text-only turns: sums whose answers stay one digit."""
+def arithmetic(rng: Random, count: int) -> list[tuple[str, str]]:
+    """`count` text-only turns: sums whose answers stay one digit."""
     turns = []
-    for _ in range(4):
+    for _ in range(count):
         first = rng.randint(0, 5)
         second = rng.randint(0, 9 - first)
         turns.append((f"How many are {first} and {second}?", str(first + second)))
