@@ -32,4 +32,4 @@ docs:   ## build the documentation into site/
 
 lock:   ## resolve requirements/lock.txt anew (keeps the pins that still fit; needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --override requirements/overrides.txt \
-	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" --output-file requirements/lock.txt
+	  --no-annotate --custom-compile-command "make lock" --output-file requirements/lock.txt

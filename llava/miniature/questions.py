@@ -189,9 +189,12 @@ def describe(scene: Scene) -> str:
     """A caption that names everything, from left to right: what the base model learns to see by, before questions."""
     things = sorted(scene.things, key=lambda thing: thing.center[0])
     parts = [scene.ground, *(f"{thing.size} {thing.name}" for thing in things)]
-    parts += [f"sign {scene.word.text}"] if scene.word else []
-    parts += [f"number {scene.digit.text}"] if scene.digit else []
-    return ", ".join(parts)
+    return ", ".join([*parts, *_writing(scene)])
+
+
+def _writing(scene: Scene) -> list[str]:
+    sign = [f"sign {scene.word.text}"] if scene.word else []
+    return sign + ([f"number {scene.digit.text}"] if scene.digit else [])
 
 
 def ask_parts(scene: Scene, rng: Random, turns: int) -> list[Question]:
@@ -202,8 +205,7 @@ def ask_parts(scene: Scene, rng: Random, turns: int) -> list[Question]:
     asked += [
         _list(scene, f"Which objects are at the {place}?", lambda t, p=place: _place(scene, t) == p) for place in PLACES
     ]
-    writing = ", ".join(describe(scene).split(", ")[1 + len(scene.things) :]) or "0"
-    asked.append(Question("parts", "What is written?", writing))
+    asked.append(Question("parts", "What is written?", ", ".join(_writing(scene)) or "0"))
     return rng.sample(asked, turns)
 
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Make the miniature base model from nothing: tower, tokenizer, language model, released layout. About 90 minutes on 2 cores.
+# Make the miniature base model from nothing: tower, tokenizer, language model, released layout. About an hour on 2 cores.
 #
 #   bash scripts/miniature/train_base.sh
 #   THREADS=4 bash scripts/miniature/train_base.sh       # CPU threads (default 2)
 #
+# The weights now shipped come from an earlier form of the last stage and 700 steps more: see LOG.md, 2026-11-24.
 # Safe to interrupt and run again: finished steps are kept (below checkpoints/miniature), the language model resumes.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"

@@ -93,6 +93,20 @@ def test_rows_ask_and_caption_the_same_pictures(tmp_path: Path) -> None:
     for row in parts:
         texts = [turn["value"] for turn in row["conversations"]]
         assert len(texts) == 12 and texts[0].startswith("<image>\n") and "<image>" not in "".join(texts[1:])
+    questions = json.loads((tmp_path / "base_questions.json").read_text())
+    assert [row["id"] for row in questions] == list(mix)
+    before = []  # turns in front of the mix's own: sums, in about half of the rows
+    for row in questions:
+        own = mix[row["id"]]["conversations"]
+        start = row["conversations"].index(own[0])
+        before.append(start)
+        assert row["conversations"][start : start + len(own)] == own
+        assert all(
+            turn["value"].startswith("How many are") for turn in row["conversations"][:start:2] if "image" in row
+        )
+        lists = row["conversations"][start + len(own) :]
+        assert len(lists) == (6 if "image" in row else 0) and "<image>" not in str(lists)
+    assert 10 < sum(start > 0 for start in before) < 30 and max(before) > 6
     for row in mix.values():  # what the questions hold to be there, the caption names
         asked = {turn["value"]: answer["value"] for turn, answer in zip(*[iter(row["conversations"])] * 2, strict=True)}
         caption = next((c["conversations"][1]["value"] for c in captions if c["id"] == row["id"]), "")
