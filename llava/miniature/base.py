@@ -24,9 +24,20 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava.conversation import conv_templates
-from llava.miniature.benchmarks import arithmetic, mix_row, talk, write_mix
+from llava.miniature import questions as ask
+from llava.miniature.benchmarks import (
+    CHOICE,
+    arithmetic,
+    ask_some,
+    context,
+    mix_row,
+    option_drill,
+    picture_row,
+    talk,
+    write_mix,
+)
 from llava.miniature.questions import ask_parts, describe
-from llava.miniature.world import SPLITS
+from llava.miniature.world import SPLITS, Scene
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
@@ -34,6 +45,13 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
 VOCABULARY = 640
 TOWER = "playground/miniature/clip-mini-patch14-168"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
+# What the questions stage asks, the harder the more often.
+ASKED = (
+    *(ask.ask_left_right, ask.ask_above_below, ask.ask_count) * 2,
+    *(ask.ask_existence, ask.ask_verify) * 3,
+    *(ask.ask_color, ask.ask_shape, ask.ask_size, ask.ask_place, ask.ask_ground, ask.ask_word, ask.ask_digit),
+    *CHOICE,
+)
 # Rows of the released config.json: what comes from the trained model, and what says "LLaVA-1.5".
 RELEASED_SIZES = (
     "bos_token_id",
@@ -86,11 +104,12 @@ NEXT_CONFIG: dict[str, Any] = {
 
 
 def corpus() -> list[str]:
-    """What the model will ever read: templates, questions, options and answers of the train split."""
+    """What the model will ever read: templates, captions, questions, options and answers of the train split."""
     system = conv_templates["vicuna_v1"].system
     lines = [system] * 300 + ["USER: ASSISTANT:"] * 3000  # as often as the rows would hold them
     for seed in SPLITS["train"][-3000:]:
-        lines += [turn["value"].replace("<image>", "") for turn in mix_row(seed)[0]["conversations"]]
+        row, scene = mix_row(seed)
+        lines += [turn["value"].replace("<image>", describe(scene) if scene else "") for turn in row["conversations"]]
     return [line for text in lines for line in text.split("\n") if line]
 
 
@@ -144,6 +163,7 @@ def start(
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=2048,
+        initializer_range=0.06,  # width ** -0.5: at the usual 0.02 so narrow a model starts to learn later (see LOG.md)
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
@@ -158,37 +178,41 @@ def rows(
     count: Annotated[int, typer.Option(help="Rows, one scene each, from the train split.")] = 16_000,
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
-    """Write captions, parts, questions and pictures of the train split (disjoint from tune and test)."""
+    """Write captions, questions and pictures of the train split (disjoint from tune and test)."""
     seeds = SPLITS["train"][:count]
-    captions, parts, more = [], [], {}
+    captions, asked = [], []
     for seed in seeds:
         row, scene = mix_row(seed)
         if scene is not None:
-            picture = {"id": row["id"], "image": row["image"]}
-            captions.append({**picture, "conversations": talk([("<image>", describe(scene))])})
-            asked = [(question.text, question.answer) for question in ask_parts(scene, Random(f"parts-{seed}"), 6)]
-            asked[0] = ("<image>\n" + asked[0][0], asked[0][1])
-            parts.append({**picture, "conversations": talk(asked)})
-            listed = ask_parts(scene, Random(f"more-{seed}"), 3)
-            more[row["id"]] = talk([(question.text, question.answer) for question in listed])
+            captions.append({**row, "conversations": talk([("<image>", describe(scene))])})
+            row = picture_row(seed, row["image"], _questions(scene, Random(f"questions-{seed}")))
+        asked.append(_later(row))
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "base_captions.json", captions)
-    _write(out / "base_parts.json", parts)
+    _write(out / "base_questions.json", asked)
     write_mix(out, "base_mix.json", seeds, "train", workers)
-    mix = json.loads((out / "base_mix.json").read_text())
-    _write(out / "base_questions.json", [_lengthened(row, more.get(row["id"], [])) for row in mix])
 
 
-def _lengthened(row: dict[str, Any], lists: list[dict[str, str]]) -> dict[str, Any]:
-    """A row of the mix with sums before it and lists after it.
+def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
+    """Twelve questions of all families, then two lists: more of them share one picture than in the mix, since the
+    picture is most of what a row costs. Lists come last, so that no answer can be read off them."""
+    lines = []
+    for number, question in enumerate(ask_some(scene, rng, ASKED, 12)):
+        if question.options:
+            lines.append((context(rng) + question.prompt, question.answer))
+        else:
+            lines.append((question.prompt if number == 0 or rng.random() < 0.25 else question.text, question.answer))
+    return lines + [(question.text, question.answer) for question in ask_parts(scene, rng, 2)]
 
-    Half of the rows get sums before the picture, so that no question has a place of its own in the sequence: a small
-    model that never met a picture elsewhere takes a shorter one, compressed, for none (see LOG.md). Lists come last, so
-    that no answer can be read off them; they keep the model looking at the picture.
+
+def _later(row: dict[str, Any]) -> dict[str, Any]:
+    """Half of the rows with a few text-only turns in front, so that no question has a place of its own in the
+    sequence: a small model that never met a picture elsewhere takes a shorter one, compressed, for none (see LOG.md).
     """
     rng = Random(f"length-{row['id']}")
-    sums = rng.randint(1, 6) if rng.random() < 0.5 else 0
-    return {**row, "conversations": talk(arithmetic(rng, sums)) + row["conversations"] + lists}
+    turns = rng.randint(1, 6) if rng.random() < 0.5 else 0
+    drill = [rng.choice((arithmetic, option_drill))(rng, 1)[0] for _ in range(turns)]
+    return {**row, "conversations": talk(drill) + row["conversations"]}
 
 
 @app.command()

@@ -14,7 +14,7 @@ Training rows come from one range of seeds and eval questions from another (worl
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ from typing import Annotated, Any
 import typer
 
 from llava.miniature import questions as ask
-from llava.miniature.questions import Asker, Question
-from llava.miniature.world import SPLITS, Scene, render, sample_scene, split_of
+from llava.miniature.questions import LETTER, PLACES, Asker, Question
+from llava.miniature.world import COLORS, GROUNDS, SHAPES, SPLITS, WORDS, Scene, render, sample_scene, split_of
 
 logger = logging.getLogger(__name__)
 
@@ -115,20 +115,30 @@ def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
         return {"id": f"{seed:09d}", "conversations": talk(arithmetic(rng, 4))}, None
     source = SOURCES[name]
     scene = sample_scene(seed, source.wants_text)
-    asked: list[Question] = []
-    for _ in range(source.turns * 4):
-        question = rng.choice(source.askers)(scene, rng)
-        if question is not None and question.text not in {other.text for other in asked}:
-            asked.append(question)
-        if len(asked) == source.turns:
-            break
-    if not asked:  # say, two equal things and nothing else: no relation, no place
-        asked.append(Question("ground", "What is the background?", scene.ground))
-    lines = [(_context(rng) + q.prompt if q.options else q.text, q.answer) for q in asked]
+    asked = ask_some(scene, rng, source.askers, source.turns)
+    lines = [(context(rng) + q.prompt if q.options else q.text, q.answer) for q in asked]
     if not asked[0].options:  # the mix states the answer format once, with the first question
         lines[0] = (asked[0].prompt, lines[0][1])
-    lines[0] = ("<image>\n" + lines[0][0], lines[0][1])
-    return {"id": f"{seed:09d}", "image": f"{source.folder}/{seed:09d}.jpg", "conversations": talk(lines)}, scene
+    return picture_row(seed, f"{source.folder}/{seed:09d}.jpg", lines), scene
+
+
+def ask_some(scene: Scene, rng: Random, askers: Sequence[Asker], turns: int) -> list[Question]:
+    """At most `turns` different questions, at least one: a scene does not allow every question."""
+    asked: list[Question] = []
+    for _ in range(turns * 4):
+        question = rng.choice(askers)(scene, rng)
+        if question is not None and question.text not in {other.text for other in asked}:
+            asked.append(question)
+        if len(asked) == turns:
+            break
+    # say, two equal things and nothing else: no relation, no place
+    return asked or [Question("ground", "What is the background?", scene.ground)]
+
+
+def picture_row(seed: int, image: str, lines: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A row of the public schema that shows its picture with the first line."""
+    (first, answer), *rest = lines
+    return {"id": f"{seed:09d}", "image": image, "conversations": talk([(f"<image>\n{first}", answer), *rest])}
 
 
 def write_mix(out: Path, file: str, seeds: range, split: str, workers: int) -> None:
@@ -225,7 +235,18 @@ def talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     ]
 
 
-def _context(rng: Random) -> str:
+def option_drill(rng: Random, count: int) -> list[tuple[str, str]]:
+    """`count` text-only turns: find the option that was named, say its letter."""
+    turns = []
+    for _ in range(count):
+        words = rng.sample([*COLORS, *SHAPES, *GROUNDS, *WORDS, *PLACES], rng.choice((3, 4)))
+        named = rng.choice(words)
+        question = Question("option", f"Which option is {named}?", "ABCD"[words.index(named)], tuple(words), LETTER)
+        turns.append((question.prompt, question.answer))
+    return turns
+
+
+def context(rng: Random) -> str:
     return "Context: N/A\n" if rng.random() < 0.3 else ""
 
 

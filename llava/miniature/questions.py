@@ -64,7 +64,7 @@ def ask_left_right(scene: Scene, rng: Random) -> Question | None:
         return None
     one, other = pair
     side = "left" if one.center[0] < other.center[0] else "right"
-    return Question("relation", f"Is the {one.name} to the left or to the right of the {other.name}?", side)
+    return Question("relation", f"Is the {one.shape} to the left or to the right of the {other.shape}?", side)
 
 
 def ask_above_below(scene: Scene, rng: Random) -> Question | None:
@@ -73,7 +73,7 @@ def ask_above_below(scene: Scene, rng: Random) -> Question | None:
         return None
     one, other = pair
     side = "above" if one.center[1] < other.center[1] else "below"
-    return Question("relation", f"Is the {one.name} above or below the {other.name}?", side)
+    return Question("relation", f"Is the {one.shape} above or below the {other.shape}?", side)
 
 
 def ask_existence(scene: Scene, rng: Random) -> Question | None:
@@ -125,9 +125,9 @@ def ask_digit(scene: Scene, rng: Random) -> Question | None:
 
 
 def ask_place(scene: Scene, rng: Random) -> Question | None:
-    thing = _only(scene, rng, lambda t: t.name)
+    thing = _only(scene, rng, lambda t: t.shape)
     place = thing and _place(scene, thing)
-    return place and thing and Question("place", f"Where in the image is the {thing.name}?", place)
+    return place and thing and Question("place", f"Where in the image is the {thing.shape}?", place)
 
 
 def choose(scene: Scene, rng: Random, asker: Asker, values: Sequence[str]) -> Question | None:
@@ -164,15 +164,15 @@ def choose_count(scene: Scene, rng: Random) -> Question | None:
 
 
 def choose_extreme(scene: Scene, rng: Random) -> Question | None:
-    """Which of the things lies furthest to one side; the choices are things that are there."""
+    """Which shape lies furthest to one side; the choices are shapes that are there."""
     side, axis, sign = rng.choice((("top", 1, 1), ("bottom", 1, -1), ("left", 0, 1), ("right", 0, -1)))
     ranked = sorted(scene.things, key=lambda t: sign * t.center[axis])
-    if len({thing.name for thing in ranked}) < len(ranked) or len(ranked) < 3:
+    if len({thing.shape for thing in ranked}) < len(ranked) or len(ranked) < 3:
         return None
     if abs(ranked[0].center[axis] - ranked[1].center[axis]) < CLEAR * max(scene.size):
         return None
-    wrong = rng.sample([thing.name for thing in ranked[1:]], min(3, len(ranked) - 1))
-    return _options(rng, "extreme", f"Which object is closest to the {side}?", ranked[0].name, wrong)
+    wrong = rng.sample([thing.shape for thing in ranked[1:]], min(3, len(ranked) - 1))
+    return _options(rng, "extreme", f"Which object is closest to the {side}?", ranked[0].shape, wrong)
 
 
 def mme_pair(scene: Scene, rng: Random, category: str) -> tuple[Question, Question] | None:
@@ -186,10 +186,20 @@ def mme_pair(scene: Scene, rng: Random, category: str) -> tuple[Question, Questi
 
 
 def describe(scene: Scene) -> str:
-    """A caption that names everything, from left to right: what the base model learns to see by, before questions."""
+    """Everything in the picture in words, from left to right: what the base model learns to see by, before questions.
+
+    Each thing comes with its column and row of ten, in the picture padded to a square.
+    """
     things = sorted(scene.things, key=lambda thing: thing.center[0])
-    parts = [scene.ground, *(f"{thing.size} {thing.name}" for thing in things)]
-    return ", ".join([*parts, *_writing(scene)])
+    named = [f"{thing.name} {thing.size} {_grid(scene, thing)}" for thing in things]
+    return ", ".join([scene.ground, *named, *_writing(scene)])
+
+
+def _grid(scene: Scene, thing: Thing) -> str:
+    side = max(scene.size)
+    return " ".join(
+        str(int(10 * (at + (side - length) / 2) / side)) for at, length in zip(thing.center, scene.size, strict=True)
+    )
 
 
 def _writing(scene: Scene) -> list[str]:
@@ -212,7 +222,7 @@ def ask_parts(scene: Scene, rng: Random, turns: int) -> list[Question]:
 def _list(scene: Scene, text: str, matches: Callable[[Thing], bool]) -> Question:
     """How many things match, then each from left to right with its place."""
     found = sorted((thing for thing in scene.things if matches(thing)), key=lambda thing: thing.center[0])
-    named = [f"{thing.size} {thing.name} {_place(scene, thing) or 'middle'}" for thing in found]
+    named = [f"{thing.name} {thing.size} {_place(scene, thing) or 'middle'}" for thing in found]
     return Question("parts", text, ", ".join([str(len(found)), *named]))
 
 
@@ -238,7 +248,7 @@ def _mme_position(scene: Scene, rng: Random) -> tuple[str, str] | None:
         return None
     left, right = sorted(pair, key=lambda t: t.center[0])
     ask = "Is the {} to the left of the {}?"
-    return ask.format(left.name, right.name), ask.format(right.name, left.name)
+    return ask.format(left.shape, right.shape), ask.format(right.shape, left.shape)
 
 
 def _mme_color(scene: Scene, rng: Random) -> tuple[str, str] | None:
@@ -273,9 +283,9 @@ def _only(scene: Scene, rng: Random, key: Callable[[Thing], str]) -> Thing | Non
 
 
 def _pair(scene: Scene, rng: Random, axis: int) -> tuple[Thing, Thing] | None:
-    """Two things of unique names, clearly apart along the axis."""
-    names = [thing.name for thing in scene.things]
-    single = [thing for thing in scene.things if names.count(thing.name) == 1]
+    """Two things of unique shapes, clearly apart along the axis."""
+    shapes = [thing.shape for thing in scene.things]
+    single = [thing for thing in scene.things if shapes.count(thing.shape) == 1]
     clear = CLEAR * max(scene.size)
     pairs = [(a, b) for a in single for b in single if abs(a.center[axis] - b.center[axis]) > clear]
     return rng.choice(pairs) if pairs else None

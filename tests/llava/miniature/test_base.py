@@ -88,26 +88,24 @@ def test_rows_ask_and_caption_the_same_pictures(tmp_path: Path) -> None:
         assert mix[row["id"]]["image"] == row["image"]
         assert [turn["from"] for turn in row["conversations"]] == ["human", "gpt"]
         assert row["conversations"][0]["value"] == "<image>"
-    parts = json.loads((tmp_path / "base_parts.json").read_text())
-    assert [row["id"] for row in parts] == [row["id"] for row in captions]
-    for row in parts:
-        texts = [turn["value"] for turn in row["conversations"]]
-        assert len(texts) == 12 and texts[0].startswith("<image>\n") and "<image>" not in "".join(texts[1:])
     questions = json.loads((tmp_path / "base_questions.json").read_text())
     assert [row["id"] for row in questions] == list(mix)
-    before = []  # turns in front of the mix's own: sums, in about half of the rows
+    before = []  # text-only turns in front of the picture, in about half of the rows
     for row in questions:
-        own = mix[row["id"]]["conversations"]
-        start = row["conversations"].index(own[0])
+        texts = [turn["value"] for turn in row["conversations"]]
+        if "image" not in row:
+            continue
+        assert row["image"] == mix[row["id"]]["image"]
+        start = next(number for number, text in enumerate(texts) if text.startswith("<image>\n"))
         before.append(start)
-        assert row["conversations"][start : start + len(own)] == own
-        assert all(
-            turn["value"].startswith("How many are") for turn in row["conversations"][:start:2] if "image" in row
-        )
-        lists = row["conversations"][start + len(own) :]
-        assert len(lists) == (6 if "image" in row else 0) and "<image>" not in str(lists)
+        assert all(text.startswith(("How many are", "Which option is")) for text in texts[:start:2])
+        assert sum("<image>" in text for text in texts) == 1
+        own = texts[start::2]
+        assert 3 <= len(own) <= 14 and len(set(own)) == len(own)
+        assert "single word" in own[0] or "letter" in own[0] or "yes or no" in own[0], "the first states its format"
+        assert all(text.startswith(("Which objects are", "What is written")) for text in own[-2:])
     assert 10 < sum(start > 0 for start in before) < 30 and max(before) > 6
-    for row in mix.values():  # what the questions hold to be there, the caption names
+    for row in [*mix.values(), *questions]:  # what the questions hold to be there, the caption names
         asked = {turn["value"]: answer["value"] for turn, answer in zip(*[iter(row["conversations"])] * 2, strict=True)}
         caption = next((c["conversations"][1]["value"] for c in captions if c["id"] == row["id"]), "")
         for question, answer in asked.items():

@@ -45,25 +45,40 @@ def test_attributes_are_asked_of_unique_things_only() -> None:
 
 def test_relations() -> None:
     sides = every(ask.ask_left_right)
-    assert sides["Is the red star to the left or to the right of the blue circle?"] == "left"
-    assert sides["Is the blue circle to the left or to the right of the blue square?"] == "right"
-    assert not any("red star" in text and "blue square" in text for text in sides), "too close along x to compare"
-    assert every(ask.ask_above_below)["Is the blue square above or below the red star?"] == "below"
+    assert sides["Is the star to the left or to the right of the circle?"] == "left"
+    assert sides["Is the circle to the left or to the right of the square?"] == "right"
+    assert not any("star" in text and "square" in text for text in sides), "too close along x to compare"
+    assert every(ask.ask_above_below)["Is the square above or below the star?"] == "below"
     assert every(ask.ask_place) == {
-        "Where in the image is the red star?": "top left",
-        "Where in the image is the blue circle?": "top right",
-        "Where in the image is the blue square?": "bottom left",
+        "Where in the image is the star?": "top left",
+        "Where in the image is the circle?": "top right",
+        "Where in the image is the square?": "bottom left",
     }
 
 
 def test_parts_list_what_there_is_from_left_to_right() -> None:
     answers = {question.text: question.answer for question in ask.ask_parts(SCENE, Random(0), 16)}
-    assert answers["Which objects are stars?"] == "1, small red star top left"
-    assert answers["Which objects are blue?"] == "2, small blue square bottom left, large blue circle top right"
+    assert answers["Which objects are stars?"] == "1, red star small top left"
+    assert answers["Which objects are blue?"] == "2, blue square small bottom left, blue circle large top right"
     assert answers["Which objects are at the bottom right?"] == answers["Which objects are crosses?"] == "0"
     assert answers["What is written?"] == "sign zoo"
     assert len(answers) == 16
     assert len(ask.ask_parts(SCENE, Random(1), 6)) == 6
+
+
+def test_the_caption_names_everything_with_its_place_in_the_padded_square() -> None:
+    assert ask.describe(SCENE) == "sand, red star small 1 1, blue square small 1 8, blue circle large 8 2, sign zoo"
+    wide = Scene(0, (300, 200), "grass", (Thing("red", "star", "small", (0, 0, 30, 30)),), None, None)
+    assert ask.describe(wide) == "grass, red star small 0 2"
+
+
+def test_things_that_share_a_shape_are_not_told_apart_by_it() -> None:
+    twins = Scene(
+        0, (200, 200), "sand", tuple(Thing("red", "star", "small", (x, 10, x + 20, 30)) for x in (10, 150)), None, None
+    )
+    for asker in (ask.ask_left_right, ask.ask_above_below, ask.ask_place, ask.choose_extreme, ask.ask_color):
+        assert every(asker, twins) == {}
+    assert ask.mme_pair(twins, Random(0), "position") is None
 
 
 def test_counts_and_ground_and_reading() -> None:
@@ -103,7 +118,7 @@ def test_choices_hold_the_answer_once_and_letters_are_even() -> None:
             assert len(set(question.options)) == len(question.options) == 4
             letters.append(question.answer)
     assert all(0.15 < letters.count(letter) / len(letters) < 0.35 for letter in "ABCD")
-    assert every(ask.choose_extreme)["Which object is closest to the right?"] == "blue circle"
+    assert every(ask.choose_extreme)["Which object is closest to the right?"] == "circle"
 
 
 def test_mme_pairs_are_yes_then_no() -> None:
