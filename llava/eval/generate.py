@@ -23,6 +23,7 @@ from llava.eval.records import (
     Answer,
     Question,
     dump_line,
+    key_answers,
     merge_answers,
     read_questions,
     recover_answers,
@@ -113,7 +114,7 @@ def generate(
             answers = _ask(answerer, batch, next(loader))
             stream.write("".join(dump_line(answer.to_row()) for answer in answers))
             stream.flush()
-            done.update({answer.key: answer for answer in answers})
+            done.update(zip((question.key for question in batch), answers, strict=True))
             advance(len(answers))
     ordered = [done[question.key] for question in questions]
     return Generation(ordered, len(todo), mean_tokens(ordered))
@@ -139,12 +140,11 @@ def generate_part(
         answerer, question_file, image_folder, shard.part_file(target), shard=shard, also_done=others, **options
     )
     questions = read_questions(question_file)[: options.get("limit")]
-    parts = [recover_answers(path) for path in (target, *part_files(target))]
-    answered = {answer.key for part in parts for answer in part}
-    if any(question.key not in answered for question in questions):
-        return None
+    parts = [list(key_answers(questions, recover_answers(path))) for path in (target, *part_files(target))]
     wanted = {question.key for question in questions}
-    merged = merge_answers(questions, [[answer for answer in part if answer.key in wanted] for part in parts])
+    if wanted - {key for part in parts for key, _ in part}:
+        return None
+    merged = merge_answers(questions, [[answer for key, answer in part if key in wanted] for part in parts])
     write_text(settings_file(target), settings_file(shard.part_file(target)).read_text(encoding="utf-8"))
     write_lines(target, [answer.to_row() for answer in merged])
     return Generation(merged, mine.asked, mean_tokens(merged))
@@ -216,15 +216,15 @@ def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Pat
     texts = {question.key: question.text for question in questions}
     done: dict[str, Answer] = {}
     for file in dict.fromkeys(files):
-        for answer in recover_answers(file, repair=file == own):
-            if answer.key not in texts:
+        for key, answer in key_answers(questions, recover_answers(file, repair=file == own)):
+            if key not in texts:
                 continue
-            if answer.prompt != texts[answer.key]:
+            if answer.prompt != texts[key]:
                 raise ValueError(
                     f"{file}: question_id {answer.question_id!r} was answered for the prompt {answer.prompt!r}, the "
-                    f"question file now says {texts[answer.key]!r}; delete the answer file or choose another path"
+                    f"question file now says {texts[key]!r}; delete the answer file or choose another path"
                 )
-            done.setdefault(answer.key, answer)
+            done.setdefault(key, answer)
     return done
 
 

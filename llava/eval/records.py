@@ -1,8 +1,9 @@
-"""Question files and answer files: one JSON object a line, joined by question id and by nothing else.
+"""Question files and answer files: one JSON object a line, joined by question id, never by place.
 
 Question line: {"question_id", "image" (path below an image folder; absent = text only), "text"[, "category"]}.
 Answer line: {"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}.
-Ids may be numbers or strings; they are compared as strings (`1` and `"1"` are one id).
+Ids may be numbers or strings; they are compared as strings (`1` and `"1"` are one id). The public files of MME and
+TextVQA ask several questions under one id, the picture's: there the text of the question tells them apart.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,18 @@ _SHOWN = 5
 @dataclass(frozen=True)
 class Question:
     """One line of a question file. `text` carries the benchmark's own suffix; `image` is None for a text-only
-    question."""
+    question; `shares_id`: other questions of the file have the same id."""
 
     question_id: str | int
     text: str
     image: str | None = None
     category: str | None = None
+    shares_id: bool = False
 
     @property
     def key(self) -> str:
-        """The id as it is compared."""
-        return str(self.question_id)
+        """What answers are joined by: the id, and the text where the id is shared."""
+        return _key(self.question_id, self.text, self.shares_id)
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,11 @@ class Answer:
     model_id: str
     metadata: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def key(self) -> str:
-        """The id as it is compared."""
-        return str(self.question_id)
-
     def to_row(self) -> dict[str, Any]:
-        """The JSON line; `answer_id` is a hash of id, model and text, so equal runs write equal files."""
-        answer_id = hashlib.sha256(f"{self.model_id}\n{self.key}\n{self.text}".encode()).hexdigest()[:22]
+        """The JSON line; `answer_id` is a hash of model, id, prompt and text, so equal runs write equal files."""
+        answer_id = hashlib.sha256(
+            f"{self.model_id}\n{self.question_id}\n{self.prompt}\n{self.text}".encode()
+        ).hexdigest()[:22]
         return {
             "question_id": self.question_id,
             "prompt": self.prompt,
@@ -80,24 +79,25 @@ def read_questions(path: str | Path) -> list[Question]:
     """A question file in its own order.
 
     Raises:
-        ValueError: missing file, malformed line, missing or mistyped field, or an id that comes twice; file, line
-        and id are named.
+        ValueError: missing file, malformed line, missing or mistyped field, or a question that comes twice; file,
+        line and id are named.
     """
     file = Path(path)
     questions: list[Question] = []
-    seen: dict[str, int] = {}
+    seen: dict[tuple[str, str], int] = {}
     for number, line in _lines(file):
         question = _question(file, number, _parse_line(file, number, line))
-        if question.key in seen:
+        first = seen.setdefault((str(question.question_id), question.text), number)
+        if first != number:
             raise ValueError(
-                f"{file} line {number}: question_id {question.question_id!r} was used on line {seen[question.key]} "
-                f"already; answers are joined by id, so give every question its own"
+                f"{file} line {number}: question_id {question.question_id!r} was used on line {first} already, for the "
+                f"same text; answers are joined by them, so give every question its own id"
             )
-        seen[question.key] = number
         questions.append(question)
     if not questions:
         raise ValueError(f"{file}: expected at least one question, found none")
-    return questions
+    times = Counter(str(question.question_id) for question in questions)
+    return [replace(question, shares_id=times[str(question.question_id)] > 1) for question in questions]
 
 
 def read_answers(path: str | Path) -> list[Answer]:
@@ -144,6 +144,13 @@ def recover_answers(path: str | Path, repair: bool = False) -> list[Answer]:
     return answers
 
 
+def key_answers(questions: Sequence[Question], answers: Iterable[Answer]) -> Iterator[tuple[str, Answer]]:
+    """Answers with the key of the question each belongs to, whether or not that is one of these."""
+    shared = {str(question.question_id) for question in questions if question.shares_id}
+    for answer in answers:
+        yield _key(answer.question_id, answer.prompt, str(answer.question_id) in shared), answer
+
+
 def merge_answers(questions: Sequence[Question], parts: Iterable[Sequence[Answer]]) -> list[Answer]:
     """The shards' answers as one list in the order of the questions, joined by id.
 
@@ -153,8 +160,8 @@ def merge_answers(questions: Sequence[Question], parts: Iterable[Sequence[Answer
     """
     merged: dict[str, Answer] = {}
     for part in parts:
-        for answer in part:
-            former = merged.setdefault(answer.key, answer)
+        for key, answer in key_answers(questions, part):
+            former = merged.setdefault(key, answer)
             if former.text != answer.text:
                 raise ValueError(
                     f"question_id {answer.question_id!r} was answered twice and differently: {former.text!r} and "
@@ -204,6 +211,10 @@ def write_text(path: str | Path, text: str) -> None:
 def dump_line(row: Row) -> str:
     """One JSON line with its newline."""
     return json.dumps(dict(row), ensure_ascii=False) + "\n"
+
+
+def _key(identity: str | int, text: str, shared: bool) -> str:
+    return f"{identity}: {text}" if shared else str(identity)
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -7,6 +7,7 @@
 #   flags      any option of python -m llava.train.train; they win over CONFIG
 #
 # Read from the environment:
+#   CUDA_VISIBLE_DEVICES  the GPUs to use, by number (default: all)
 #   NUM_PROCESSES     processes on this machine (default: GPUs, or 1 without one)
 #   MASTER_PORT       port the processes meet on (default: 29500); give each run on one machine its own
 #   DEEPSPEED_FLAGS   more flags for the deepspeed launcher, e.g. "--hostfile hosts"
@@ -29,6 +30,11 @@ processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
 if ((gpus > 0)); then
   ((processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
   launcher=(-m deepspeed.launcher.runner --num_gpus "$processes")
+  if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then  # DeepSpeed takes these cards only if no number is asked for
+    CUDA_VISIBLE_DEVICES="$(cut -d, -f"1-$processes" <<<"$CUDA_VISIBLE_DEVICES")"
+    export CUDA_VISIBLE_DEVICES
+    launcher=(-m deepspeed.launcher.runner)
+  fi
 else
   cores="$(getconf _NPROCESSORS_ONLN)"
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((cores > processes ? cores / processes : 1))}"

@@ -146,3 +146,39 @@ def test_a_failed_installation_says_so_and_leaves_no_stamp(tmp_path: Path) -> No
     assert run.returncode == 1
     assert "the installation did not finish" in run.stderr
     assert not (tmp_path / "venv" / ".llava-lock-hash").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "--num_gpus 4 cards=all"),
+        ({"NUM_PROCESSES": "2"}, "--num_gpus 2 cards=all"),
+        ({"CUDA_VISIBLE_DEVICES": "3,1,0,2"}, "cards=3,1,0,2"),
+        ({"CUDA_VISIBLE_DEVICES": "3,1,0,2", "NUM_PROCESSES": "2"}, "cards=3,1"),
+    ],
+)
+def test_the_launcher_uses_the_cards_it_is_given(tmp_path: Path, environment: dict[str, str], expected: str) -> None:
+    """DeepSpeed ignores CUDA_VISIBLE_DEVICES as soon as --num_gpus is there. A stand-in for python sees four GPUs."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        """#!/usr/bin/env bash
+case "$*" in
+  *device_count*) echo 4 ;;
+  *"import llava"*) ;;
+  *) echo "${@:3} cards=${CUDA_VISIBLE_DEVICES-all}" ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    clean = {k: v for k, v in os.environ.items() if k not in {"CUDA_VISIBLE_DEVICES", "NUM_PROCESSES"}}
+    run = subprocess.run(
+        ["bash", "scripts/train/launch.sh", "configs/train/zip_tune_miniature.yaml"],
+        cwd=ROOT,
+        env={**clean, **environment, "LLAVA_VENV": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    asked, cards = re.sub(r"--master_port.*yaml ?", "", run.stdout.strip()).rsplit("cards=", 1)
+    assert f"{asked.strip()} cards={cards}".strip() == expected

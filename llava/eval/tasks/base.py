@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from llava.eval.records import Answer, Question, check_ids
+from llava.eval.records import Answer, Question, check_ids, key_answers
 
 Reference = Mapping[str, Any]
 OFFICIAL = "official"
@@ -80,11 +80,12 @@ def join(questions: Sequence[Question], references: Mapping[str, Reference], ans
         ValueError: ids that do not match, named.
     """
     keys = [question.key for question in questions]
-    check_ids(keys, [answer.key for answer in answers])
+    keyed = list(key_answers(questions, answers))
+    check_ids(keys, [key for key, _ in keyed])
     unknown = [key for key in keys if key not in references]
     if unknown:
         raise ValueError(f"no reference answer for {len(unknown)} question ids, first {unknown[:5]}")
-    texts = {answer.key: answer.text for answer in answers}
+    texts = {key: answer.text for key, answer in keyed}
     return [Item(question, references[question.key], texts[question.key]) for question in questions]
 
 

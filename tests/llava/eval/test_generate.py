@@ -115,6 +115,22 @@ def test_ranks_write_parts_and_the_last_one_merges(world):
     assert rank(0, 1, late).answers == whole and late.batches == []
 
 
+def test_questions_that_share_an_id_survive_a_kill_and_sharding(world):
+    rows = [{"question_id": i // 2, "text": f"{word} {i // 2}"} for i in range(6) for word in [("is", "no")[i % 2]]]
+    (world / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = run(world, Stub()).answers
+    assert [answer.text for answer in whole] == [row["text"][::-1] for row in rows]
+    with pytest.raises(KeyboardInterrupt):
+        run(world, Stub(fuse=3), "killed.jsonl")
+    rest = Stub()
+    assert run(world, rest, "killed.jsonl").answers == whole
+    assert rest.batches == [[1], [2], [2]]
+    parts = [
+        generate_part(Stub(), world / "q.jsonl", world, world / "s.jsonl", shard=Shard(index, 2)) for index in range(2)
+    ]
+    assert [part.answers for part in parts if part is not None] == [whole]  # pairs are torn apart by the shards
+
+
 def test_a_file_begun_with_other_settings_is_not_continued(world):
     run(world, Stub(), limit=2)
     with pytest.raises(

@@ -39,8 +39,8 @@ def test_questions_keep_their_order_and_optional_fields(tmp_path):
         ('{"question_id": 9}\n', r"q\.jsonl line 1, question_id 9: expected 'text' to be a string, got None"),
         ('{"question_id": 9, "text": "x", "image": 3}\n', "question_id 9: expected 'image' to be a string"),
         (
-            '{"question_id": 9, "text": "x"}\n{"question_id": "9", "text": "y"}\n',
-            r"line 2: question_id '9' was used on line 1",
+            '{"question_id": 9, "text": "x"}\n{"question_id": "9", "text": "x"}\n',
+            r"line 2: question_id '9' was used on line 1 already, for the same text",
         ),
         ("\n", r"q\.jsonl: expected at least one question"),
     ],
@@ -108,6 +108,22 @@ def test_merging_joins_by_id_in_question_order():
         merge_answers(questions, [[answer(0), answer(1)]])
     with pytest.raises(ValueError, match="answered twice and differently: 'a' and 'b'"):
         merge_answers(questions, [[answer(0)], [answer(0, "b")]])
+
+
+def test_questions_that_share_an_id_are_joined_by_their_text(tmp_path):
+    """As in the public files of MME and TextVQA, whose id is the picture's."""
+    file = tmp_path / "q.jsonl"
+    rows = [("a.png", "cat?"), ("b.png", "cat?"), ("a.png", "dog?")]
+    write_lines(file, [{"question_id": name, "image": name, "text": text} for name, text in rows])
+    questions = read_questions(file)
+    assert [question.shares_id for question in questions] == [True, False, True]
+    assert len({question.key for question in questions}) == 3
+    answers = [Answer(name, text, f"{name} {text}", "m") for name, text in rows]
+    merged = merge_answers(questions, [answers[::-1]])
+    assert [answer.text for answer in merged] == ["a.png cat?", "b.png cat?", "a.png dog?"]
+    assert len({answer.to_row()["answer_id"] for answer in answers}) == 3
+    with pytest.raises(ValueError, match=r"missing 1 \(a.png: dog\?\)"):
+        merge_answers(questions, [answers[:2]])
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
