@@ -59,7 +59,7 @@ records  $RESULTS/cells/*.json
 tuned    ${TUNED}_{48,32,16}/mm_projector.bin
 
 next
-  source .venv/bin/activate
+  source $VENV/bin/activate
   bash scripts/test.sh                     the tests
   python -m llava.eval.grid --help         other methods, budgets, tasks
   less docs/reproduce.md                   the same on liuhaotian/llava-v1.5-7b
