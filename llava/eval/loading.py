@@ -1,6 +1,5 @@
 """A checkpoint, loaded for evaluation."""
 
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,6 @@ import torch
 
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,6 @@ def load_model(model_path: str, model_base: str | None = None, device: str | Non
     name = get_model_name_from_path(model_path)
     if device is None:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-        if device == "cpu":
-            logger.warning("no GPU found: answering on the CPU")
     tokenizer, model, image_processor, _ = load_pretrained_model(
         model_path, model_base, name, device_map={"": device}, device=device, **options
     )

@@ -62,6 +62,8 @@ def main(
         chosen, budget = requested_budget(method, dominant, contextual)
         shard = Shard(chunk_idx, num_chunks)
         loaded = load_model(model_path, model_base, device)
+        if device is None and loaded.model.device.type == "cpu":
+            logger.warning("no GPU found: answering on the CPU")
         if chosen is not None:
             apply_method(loaded.model, chosen, budget, order)
         answerer = LlavaAnswerer(
