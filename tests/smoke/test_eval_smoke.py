@@ -110,13 +110,15 @@ def test_lmms_eval_gives_the_grids_figures_with_our_registered_model(home, resul
 
 @pytest.mark.slow
 def test_lmms_evals_own_llava_runs_on_our_package_unmodified(home):
-    """On the CPU, from half precision pixels; at batch size 4 it gives what our model gives."""
-    path = "pretrained=playground/miniature/llava-mini-v1.5"
-    tasks = "miniature_pope,miniature_gqa"
+    """On the CPU, from half precision pixels; at batch size 4 it gives what our model gives.
+
+    The trained miniature answers, not a random one: half precision tips the near ties that random weights live on.
+    """
+    path = f"pretrained={ROOT / 'playground' / 'miniature' / 'llava-mini-v1.5'}"
+    # One task: a batch that mixes tasks takes all its pictures from the first one's, in their wrapper.
+    tasks = "miniature_gqa"
     _, theirs = lmms(home, "llava", f"{path},device_map=auto", tasks, "lmms_llava")
     _, ours = lmms(home, "llava_visionzip", path, tasks, "lmms_ours")
-    assert set(theirs) == {"miniature_pope", "miniature_gqa"} and all(
-        len(texts) >= QUESTIONS for texts in theirs.values()
-    )
+    assert set(theirs) == {tasks} and all(len(texts) >= QUESTIONS for texts in theirs.values())
     same = [a.strip() == b for task in theirs for a, b in zip(theirs[task], ours[task], strict=True)]
-    assert sum(same) >= len(same) - 1  # half precision pixels may tip one answer of a random model
+    assert sum(same) >= len(same) - 1, (theirs, ours)  # half precision pixels may tip one answer
