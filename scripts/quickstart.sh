@@ -23,12 +23,12 @@ step() {
   shift
   count=$((count + 1))
   printf '\n[%d/%d] %s\n      %s\n' "$count" "$STEPS" "$name" "$*" >&2
-  "$@" || fail "step $count ($name) did not finish" "the reason is in the lines above" \
-    "after mending it, run bash scripts/quickstart.sh again: the steps before this one are kept"
+  "$@" || fail "step $count ($name) did not finish" "if it was not stopped, the reason is in the lines above" \
+    "run bash scripts/quickstart.sh again to go on: what is finished is kept"
   printf '[%d/%d] done in %d s, %d s since the start\n' "$count" "$STEPS" "$((SECONDS - begin))" "$SECONDS" >&2
 }
 
-# tune DOMINANT CONTEXTUAL: one tuned projector; run.json is written last, so it marks a finished run.
+# tune DOMINANT CONTEXTUAL: zip_tune.sh into a folder of its own; run.json is written last, so it marks a finished run.
 tune() {
   local out="${TUNED}_$(($1 + $2))"
   if [[ -f "$out/run.json" ]]; then
