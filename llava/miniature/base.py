@@ -29,12 +29,12 @@ from llava.miniature.benchmarks import (
     CHOICE,
     arithmetic,
     ask_some,
-    context,
+    lines_of,
     mix_row,
     option_drill,
+    paint,
     picture_row,
     talk,
-    write_mix,
 )
 from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS, Scene
@@ -179,29 +179,23 @@ def rows(
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
     """Write captions, questions and pictures of the train split (disjoint from tune and test)."""
-    seeds = SPLITS["train"][:count]
-    captions, asked = [], []
-    for seed in seeds:
+    captions, asked, pictures = [], [], []
+    for seed in SPLITS["train"][:count]:
         row, scene = mix_row(seed)
         if scene is not None:
+            pictures.append((out / row["image"], scene))
             captions.append({**row, "conversations": talk([("<image>", describe(scene))])})
             row = picture_row(seed, row["image"], _questions(scene, Random(f"questions-{seed}")))
         asked.append(_later(row))
-    out.mkdir(parents=True, exist_ok=True)
+    paint(pictures, workers)
     _write(out / "base_captions.json", captions)
-    _write(out / "base_questions.json", asked)
-    write_mix(out, "base_mix.json", seeds, "train", workers)
+    _write(out / "base_questions.json", asked)  # last: train_base.sh takes it for the sign of finished rows
 
 
 def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
     """Twelve questions of all families, then two lists: more of them share one picture than in the mix, since the
     picture is most of what a row costs. Lists come last, so that no answer can be read off them."""
-    lines = []
-    for number, question in enumerate(ask_some(scene, rng, ASKED, 12)):
-        if question.options:
-            lines.append((context(rng) + question.prompt, question.answer))
-        else:
-            lines.append((question.prompt if number == 0 or rng.random() < 0.25 else question.text, question.answer))
+    lines = lines_of(ask_some(scene, rng, ASKED, 12), rng, again=0.25)
     return lines + [(question.text, question.answer) for question in ask_parts(scene, rng, 2)]
 
 

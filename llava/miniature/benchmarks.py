@@ -116,10 +116,7 @@ def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
     source = SOURCES[name]
     scene = sample_scene(seed, source.wants_text)
     asked = ask_some(scene, rng, source.askers, source.turns)
-    lines = [(context(rng) + q.prompt if q.options else q.text, q.answer) for q in asked]
-    if not asked[0].options:  # the mix states the answer format once, with the first question
-        lines[0] = (asked[0].prompt, lines[0][1])
-    return picture_row(seed, f"{source.folder}/{seed:09d}.jpg", lines), scene
+    return picture_row(seed, f"{source.folder}/{seed:09d}.jpg", lines_of(asked, rng)), scene
 
 
 def ask_some(scene: Scene, rng: Random, askers: Sequence[Asker], turns: int) -> list[Question]:
@@ -133,6 +130,19 @@ def ask_some(scene: Scene, rng: Random, askers: Sequence[Asker], turns: int) -> 
             break
     # say, two equal things and nothing else: no relation, no place
     return asked or [Question("ground", "What is the background?", scene.ground)]
+
+
+def lines_of(asked: Sequence[Question], rng: Random, again: float = 0.0) -> list[tuple[str, str]]:
+    """(human, assistant) pairs. Options state their answer format each time; short questions state it first, as in the
+    public mix, and later with probability `again`."""
+    lines = []
+    for number, question in enumerate(asked):
+        if question.options:
+            lines.append((_context(rng) + question.prompt, question.answer))
+        else:
+            stated = number == 0 or (again > 0 and rng.random() < again)
+            lines.append((question.prompt if stated else question.text, question.answer))
+    return lines
 
 
 def picture_row(seed: int, image: str, lines: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -151,15 +161,13 @@ def write_mix(out: Path, file: str, seeds: range, split: str, workers: int) -> N
             raise ValueError(
                 f"seed {seed} belongs to split {split_of(seed)!r}, not to {split!r}; choose seeds in {SPLITS[split]}"
             )
-    rows = []
-    pictures: list[tuple[Path, int, bool | None]] = []
+    rows, pictures = [], []
     for seed in seeds:
         row, scene = mix_row(seed)
         rows.append(row)
         if scene is not None:
-            wants = next(s.wants_text for s in SOURCES.values() if row["image"].startswith(s.folder))
-            pictures.append((out / row["image"], seed, wants))
-    _paint_all(pictures, workers)
+            pictures.append((out / row["image"], scene))
+    paint(pictures, workers)
     _write_json(out / file, rows)
     logger.info("%s: %d rows, %d pictures", file, len(rows), len(pictures))
 
@@ -178,10 +186,10 @@ def write_task(out: Path, name: str, count: int, first_seed: int, workers: int) 
             questions.append({"question_id": number, "image": image, "text": text, "category": question.category})
             answers[str(number)] = {"answer": question.answer, "answers": [question.answer] * 10}
         if asked:
-            pictures.append((out / "eval" / "images" / f"{name}_{seed:09d}.jpg", seed, task.wants_text))
+            pictures.append((out / "eval" / "images" / f"{name}_{seed:09d}.jpg", scene))
         if len(questions) >= count:
             break
-    _paint_all(pictures, workers)
+    paint(pictures, workers)
     folder = out / "eval" / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
@@ -211,9 +219,10 @@ def _seeds(split: str, first: int) -> Iterator[int]:
     raise ValueError(f"10000 scenes of split {split!r} from {first} on gave too few questions; ask for fewer")
 
 
-def _paint_all(pictures: Iterable[tuple[Path, int, bool | None]], workers: int) -> None:
+def paint(pictures: Iterable[tuple[Path, Scene]], workers: int) -> None:
+    """Write each scene as a JPEG; folders are made."""
     jobs = list(pictures)
-    for folder in {path.parent for path, _, _ in jobs}:
+    for folder in {path.parent for path, _ in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers) as pool:
         for done, _ in enumerate(pool.map(_paint, jobs, chunksize=64)):
@@ -221,9 +230,9 @@ def _paint_all(pictures: Iterable[tuple[Path, int, bool | None]], workers: int) 
                 logger.info("painted %d of %d pictures", done, len(jobs))
 
 
-def _paint(job: tuple[Path, int, bool | None]) -> None:
-    path, seed, wants_text = job
-    render(sample_scene(seed, wants_text)).save(path, quality=JPEG_QUALITY)
+def _paint(job: tuple[Path, Scene]) -> None:
+    path, scene = job
+    render(scene).save(path, quality=JPEG_QUALITY)
 
 
 def talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
@@ -246,7 +255,7 @@ def option_drill(rng: Random, count: int) -> list[tuple[str, str]]:
     return turns
 
 
-def context(rng: Random) -> str:
+def _context(rng: Random) -> str:
     return "Context: N/A\n" if rng.random() < 0.3 else ""
 
 
