@@ -29,11 +29,12 @@ gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
 processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
 if ((gpus > 0)); then
   ((processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
-  launcher=(-m deepspeed.launcher.runner --num_gpus "$processes")
+  launcher=(-m deepspeed.launcher.runner)
   if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then  # DeepSpeed takes these cards only if no number is asked for
     CUDA_VISIBLE_DEVICES="$(cut -d, -f"1-$processes" <<<"$CUDA_VISIBLE_DEVICES")"
     export CUDA_VISIBLE_DEVICES
-    launcher=(-m deepspeed.launcher.runner)
+  else
+    launcher+=(--num_gpus "$processes")
   fi
 else
   cores="$(getconf _NPROCESSORS_ONLN)"
