@@ -8,7 +8,7 @@ raises an error: no sample loses its labels silently.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from llava.mm_utils import tokenizer_image_token
 
 HUMAN, GPT = "human", "gpt"
 Turns = Sequence[Mapping[str, str]]
+Encode = Callable[[str], list[int]]
 
 
 class MaskingError(ValueError):
@@ -131,23 +132,63 @@ def _plain_segments(turns: Turns, template: Conversation, where: str) -> list[Se
 
 
 def _encode(segments: Sequence[Segment], tokenizer: Any, has_image: bool, where: str) -> dict[str, Tensor]:
+    """Ids of the whole text, labels of the answers in it.
+
+    Finding a bound means tokenising the text up to it. Where an answer ends in a special token, tokenisation starts
+    afresh, so that each stretch up to such an end is searched alone: linear in the number of turns, not quadratic. If
+    the stretches do not join to the whole text's ids (no tokenizer known does this), the text is searched as one.
+    """
+
     def encode(text: str) -> list[int]:
         return list(tokenizer_image_token(text, tokenizer) if has_image else tokenizer(text).input_ids)
 
-    text = "".join(segment.text for segment in segments)
-    ids = encode(text)
+    whole = encode(_text(segments))
+    stretches = _stretches(segments, tokenizer)
+    ids = [_encode_after(before, _text(stretch), encode) for before, stretch in stretches]
+    if [index for stretch in ids for index in stretch] != whole:
+        stretches, ids = [("", segments)], [whole]
+    labels: list[int] = []
+    for (before, stretch), found in zip(stretches, ids, strict=True):
+        labels += _labels(stretch, before, found, encode, where)
+    return {"input_ids": torch.tensor(whole), "labels": torch.tensor(labels)}
+
+
+def _stretches(segments: Sequence[Segment], tokenizer: Any) -> list[tuple[str, Sequence[Segment]]]:
+    """Runs of segments that end where an answer ends in a special token, each with that token of the run before."""
+    special = tuple(token for token in tokenizer.all_special_tokens if token)
+    runs: list[tuple[str, list[Segment]]] = [("", [])]
+    for number, segment in enumerate(segments):
+        runs[-1][1].append(segment)
+        end = next((token for token in special if segment.answer and segment.text.endswith(token)), None)
+        if end is not None and number + 1 < len(segments):
+            runs.append((end, []))
+    return [*runs]
+
+
+def _text(segments: Sequence[Segment]) -> str:
+    return "".join(segment.text for segment in segments)
+
+
+def _encode_after(before: str, text: str, encode: Encode) -> list[int]:
+    """Ids of a text that follows the special token `before` (empty: nothing), without it."""
+    return encode(before + text)[len(encode(before)) if before else 0 :]
+
+
+def _labels(segments: Sequence[Segment], before: str, ids: Sequence[int], encode: Encode, where: str) -> list[int]:
+    """Labels of one stretch, whose ids are known."""
     labels = [IGNORE_INDEX] * len(ids)
-    end, answers = 0, 0
+    text = _text(segments)
+    end = 0
     for segment in segments:
         start, end = end, end + len(segment.text)
         if not segment.answer:
             continue
-        answers += 1
         # The last id before an answer may reach into it: "\n" and an answer that begins with a newline may be one id.
-        first = _shared(encode(text[:start]), ids, slack=1, what=f"{where}the start of answer {answers}")
-        last = _shared(encode(text[:end]), ids, slack=0, what=f"{where}the end of answer {answers}")
+        what = f"of the answer {segment.text[:60]!r}"
+        first = _shared(_encode_after(before, text[:start], encode), ids, 1, f"{where}the start {what}")
+        last = _shared(_encode_after(before, text[:end], encode), ids, 0, f"{where}the end {what}")
         labels[first:last] = [IGNORE_INDEX if index == IMAGE_TOKEN_INDEX else index for index in ids[first:last]]
-    return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
+    return labels
 
 
 def _shared(prefix: Sequence[int], ids: Sequence[int], slack: int, what: str) -> int:

@@ -6,6 +6,7 @@ something: the property VisionZip selects by. Everything but the tower is thrown
 
     python -m llava.miniature.tower --out checkpoints/miniature/tower-stage1
     python -m llava.miniature.tower --start checkpoints/miniature/tower-stage1 --steps 2000 --horizon 2000
+    python -m llava.miniature.tower --start checkpoints/miniature/tower-stage2 --places --steps 1000 --horizon 1000
 """
 
 import json
@@ -76,6 +77,11 @@ BY_RARITY = {
 }
 CLS_EVEN = {"names": 10.0, "word": 0.3, "digit": 0.3, "ground": 0.3, "count": 0.3}
 CLS_BY_RARITY = {"names": 10.0, "word": 1.0, "digit": 1.0, "ground": 0.3, "count": 0.5}
+# The third stage adds two places as numbers, in patches: each patch's own, and on a patch that holds something the
+# middle of what it holds. With twelve rows and columns as classes alone, a look at a patch of a thing told its place
+# no better than to two patches (see LOG.md), too coarse for "left of".
+PLACES = 4  # own row, own column, row and column of the middle
+HELD_WEIGHT = 5.0  # of the own place of patches that hold something, which are a tenth
 CLS_TASKS = {"word": len(WORDS) + 1, "digit": len(DIGITS) + 1, "ground": len(GROUNDS), "count": 6}
 NUM_NAMES = len(COLORS) * len(SHAPES)
 
@@ -122,6 +128,21 @@ def patch_labels(scene: Scene) -> np.ndarray:
     return labels.reshape(len(PATCH_TASKS), GRID * GRID)
 
 
+def patch_middles(scene: Scene) -> np.ndarray:
+    """Row and column, in patches, of the middle of what each patch holds; -1 where it holds nothing.
+
+    Returns: float32 [144, 2].
+    """
+    middles = np.full((GRID, GRID, 2), -1.0, dtype=np.float32)
+    side = max(scene.size)
+    offset = [(side - length) // 2 for length in scene.size]
+    for held in (*scene.things, scene.word, scene.digit):
+        if held is not None:
+            x, y = ((held.box[axis] + held.box[axis + 2]) / 2 + offset[axis] for axis in (0, 1))
+            middles[_cells(scene, held.box)] = (y / side * GRID, x / side * GRID)
+    return middles.reshape(GRID * GRID, 2)
+
+
 def cls_labels(scene: Scene) -> np.ndarray:
     """What CLS must name: 30 flags of (colour, shape) present, then word, digit, ground, count. uint8 [34]."""
     names = np.zeros(NUM_NAMES, dtype=np.uint8)
@@ -142,25 +163,33 @@ class PretrainingModel(nn.Module):
         self.tower = CLIPVisionModel._from_config(config, attn_implementation="eager")
         width = config.hidden_size
         self.patch_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(PATCH_TASKS.values())))
+        self.place_head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, PLACES))
         outputs = NUM_NAMES + sum(CLS_TASKS.values())
         self.cls_heads = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, outputs))
             for _ in range(2)
         )
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """pixels [B, 3, 168, 168] -> patch logits [B, 144, .] of layer -2, CLS logits [B, .] of layers -2, -1."""
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """pixels [B, 3, 168, 168] -> patch logits [B, 144, .] and places [B, 144, 4] of layer -2, CLS logits [B, .] of
+        layers -2, -1."""
         states = self.tower(pixels, output_hidden_states=True).hidden_states
-        patches = self.patch_head(states[-2][:, 1:])
-        return patches, [head(state[:, 0]) for head, state in zip(self.cls_heads, states[-2:], strict=True)]
+        patches, places = self.patch_head(states[-2][:, 1:]), self.place_head(states[-2][:, 1:])
+        return patches, places, [head(state[:, 0]) for head, state in zip(self.cls_heads, states[-2:], strict=True)]
 
 
 def loss_of(
-    model: PretrainingModel, pixels: Tensor, patches: Tensor, wholes: Tensor, by_rarity: bool = True
+    model: PretrainingModel,
+    pixels: Tensor,
+    patches: Tensor,
+    middles: Tensor,
+    wholes: Tensor,
+    by_rarity: bool = True,
+    places: bool = True,
 ) -> tuple[Tensor, dict[str, float]]:
-    """patches [B, 8, 144], wholes [B, 34]. Returns the summed loss and its parts."""
-    patch_logits, cls_logits = model(pixels)
-    parts: dict[str, Tensor] = {}
+    """patches [B, 8, 144], middles [B, 144, 2], wholes [B, 34]. Returns the summed loss and its parts."""
+    patch_logits, said, cls_logits = model(pixels)
+    parts: dict[str, Tensor] = place_losses(said.float(), middles) if places else {}
     for index, (task, logits) in enumerate(
         zip(PATCH_TASKS, patch_logits.float().split(list(PATCH_TASKS.values()), dim=-1), strict=True)
     ):
@@ -179,14 +208,28 @@ def loss_of(
     return torch.stack(list(parts.values())).sum(), {name: round(part.item(), 4) for name, part in parts.items()}
 
 
-def draw_scenes(seeds: range, cache: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pixels [N, 168, 168, 3], patch labels [N, 8, 144], CLS labels [N, 34]; drawn once and kept in `cache`."""
-    names = [cache / f"{part}-{seeds.start}-{seeds.stop}.npy" for part in ("pixels", "patches", "wholes")]
+def place_losses(said: Tensor, middles: Tensor) -> dict[str, Tensor]:
+    """Absolute errors in patches. said [B, 144, 4], middles [B, 144, 2] with -1 where a patch holds nothing."""
+    held = (middles[..., 0] >= 0).float()
+    rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    own = torch.stack([rows, columns], dim=-1).view(1, GRID * GRID, 2) + 0.5
+    weight = 1 + (HELD_WEIGHT - 1) * held
+    return {
+        "place/own": ((said[..., :2] - own).abs().mean(-1) * weight).sum() / weight.sum(),
+        "place/middle": ((said[..., 2:] - middles).abs().mean(-1) * held).sum() / held.sum().clamp(min=1),
+    }
+
+
+def draw_scenes(seeds: range, cache: Path) -> list[np.ndarray]:
+    """Pixels [N, 168, 168, 3], patch labels [N, 8, 144], middles [N, 144, 2], CLS labels [N, 34]; drawn once and kept
+    in `cache`."""
+    names = [cache / f"{part}-{seeds.start}-{seeds.stop}.npy" for part in ("pixels", "patches", "middles", "wholes")]
     if not all(name.exists() for name in names):
         cache.mkdir(parents=True, exist_ok=True)
         scenes = [sample_scene(seed) for seed in seeds]
         np.save(names[1], np.stack([patch_labels(scene) for scene in scenes]))
-        np.save(names[2], np.stack([cls_labels(scene) for scene in scenes]))
+        np.save(names[2], np.stack([patch_middles(scene) for scene in scenes]))
+        np.save(names[3], np.stack([cls_labels(scene) for scene in scenes]))
         shape = (len(scenes), IMAGE_SIZE, IMAGE_SIZE, 3)
         partial = names[0].with_suffix(".part")
         pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
@@ -196,8 +239,7 @@ def draw_scenes(seeds: range, cache: Path) -> tuple[np.ndarray, np.ndarray, np.n
                 logger.info("drawn %d of %d scenes", index, len(scenes))
         pixels.flush()
         partial.rename(names[0])
-    pixels, patches, wholes = (np.load(name, mmap_mode="r") for name in names)
-    return pixels, patches, wholes
+    return [np.load(name, mmap_mode="r") for name in names]
 
 
 def normalise(pixels: np.ndarray) -> Tensor:
@@ -222,6 +264,7 @@ def measure(model: PretrainingModel, seeds: range, keep: int = 13) -> dict[str, 
     names_f1: (colour, shape) present, from CLS of layer -2. patch_accuracy: shape and colour where a thing is.
     attention_on_things: share of CLS attention on patches that hold a thing or a plate; area: share of such patches.
     things_touched: share of things of which the `keep` most attended patches contain at least one.
+    middle_error: in patches, how far off a patch that holds something takes the middle of it, mean of both axes.
     """
     from visionzip import QKTap
     from visionzip.core.scores import cls_attention
@@ -231,7 +274,8 @@ def measure(model: PretrainingModel, seeds: range, keep: int = 13) -> dict[str, 
     pixels = normalise(np.stack([pixels_of(scene) for scene in scenes]))
     layers = model.tower.encoder.layers
     with QKTap(layers[-2].self_attn) as tap:
-        patch_logits, cls_logits = model(pixels)
+        patch_logits, places, cls_logits = model(pixels)
+    middles = torch.from_numpy(np.stack([patch_middles(scene) for scene in scenes]))
     attention = cls_attention(tap.query, tap.keys)
     attention = attention / attention.sum(-1, keepdim=True)
     labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in scenes])).long()
@@ -252,12 +296,13 @@ def measure(model: PretrainingModel, seeds: range, keep: int = 13) -> dict[str, 
         "attention_on_things": round((attention * held).sum(-1).mean().item(), 4),
         "area": round(held.float().mean().item(), 4),
         "things_touched": round(float(np.mean(touched)), 4),
+        "middle_error": round(place_losses(places, middles)["place/middle"].item(), 4),
     }
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the two stages of training. `start`: a tower folder to go on from; heads always start anew.
+    """One of the three stages of training. `start`: a tower folder to go on from; heads always start anew.
 
     The rate follows a cosine over `horizon` steps after a warm-up of 200; training stops after `steps`.
     """
@@ -266,13 +311,14 @@ class Stage:
     horizon: int
     learning_rate: float
     by_rarity: bool
+    places: bool = False
     start: Path | None = None
 
 
 def train(out: Path, cache: Path, scenes: int, stage: Stage, batch_size: int, seed: int) -> None:
     """Pre-train and write the tower folder (config.json, model.safetensors in float16, preprocessor_config.json)."""
     torch.manual_seed(seed)
-    pixels, patches, wholes = draw_scenes(SPLITS["train"][:scenes], cache)
+    pixels, *labels = draw_scenes(SPLITS["train"][:scenes], cache)
     model = PretrainingModel(tower_config())
     steps = stage.steps
     if stage.start is not None:
@@ -297,8 +343,8 @@ def train(out: Path, cache: Path, scenes: int, stage: Stage, batch_size: int, se
         if step == steps:
             return
         with torch.autocast("cpu", torch.bfloat16):
-            seen = normalise(pixels[index]), torch.from_numpy(patches[index]), torch.from_numpy(wholes[index])
-            loss, parts = loss_of(model, *seen, by_rarity=stage.by_rarity)
+            wanted = (torch.from_numpy(part[index]) for part in labels)
+            loss, parts = loss_of(model, normalise(pixels[index]), *wanted, stage.by_rarity, stage.places)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -351,18 +397,20 @@ def main(
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1_000,
     horizon: Annotated[int, typer.Option(help="Steps the cosine of the learning rate spans.")] = 2_200,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
-    start: Annotated[Path | None, typer.Option(help="Tower of the first stage; this is then the second.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Tower of the stage before; without, this is the first.")] = None,
+    places: Annotated[bool, typer.Option(help="Learn places as numbers too: the third stage.")] = False,
     batch_size: Annotated[int, typer.Option(help="Scenes per step.")] = 64,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of weights and order.")] = 0,
 ) -> None:
-    """Pre-train the miniature CLIP tower: first stage, or the second when --start names the first one's output.
+    """Pre-train the miniature CLIP tower: first stage, or with --start a later one.
 
     Example: python -m llava.miniature.tower --out checkpoints/miniature/tower-stage1
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(threads)
-    train(out, cache, scenes, Stage(steps, horizon, learning_rate, start is not None, start), batch_size, seed)
+    stage = Stage(steps, horizon, learning_rate, by_rarity=start is not None, places=places, start=start)
+    train(out, cache, scenes, stage, batch_size, seed)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ class TrainingArguments(HFTrainingArguments):
     lora_bias: str = option("none", "none or all; biases trained beside LoRA")
     mm_projector_lr: float | None = option(None, "learning rate of the projector (None: learning_rate)")
     mm_vision_tower_lr: float | None = option(None, "learning rate of the vision tower (None: learning_rate)")
+    muon_learning_rate: float | None = option(
+        None,
+        "train the decoder blocks' matrices with Muon at this rate, e.g. 0.02 (None: AdamW trains all)",
+    )
     group_by_modality_length: bool = option(False, "steps of one modality, processes evenly loaded")
     global_batch_size: int | None = option(
         None, "rows per optimizer step over all processes; sets gradient_accumulation_steps to reach it"
@@ -116,6 +120,12 @@ class TrainingArguments(HFTrainingArguments):
         super().__post_init__()
         if self.bits != 16:
             raise ValueError(f"bits {self.bits}: training on a quantized model is not supported yet; use bits 16")
+        if self.muon_learning_rate is not None:
+            if self.deepspeed or self.lora_enable or not self.optim.startswith("adamw_torch"):
+                raise ValueError(
+                    "muon_learning_rate goes with optim adamw_torch, without deepspeed and lora_enable; "
+                    f"got optim {self.optim}, deepspeed {self.deepspeed}, lora_enable {self.lora_enable}"
+                )
         if self.lora_bias not in ("none", "all"):
             raise ValueError(f"lora_bias must be none or all, got {self.lora_bias!r}")
         if self.model_max_length < 1:

@@ -24,8 +24,9 @@ from transformers.trainer_utils import rotate_checkpoints
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.data.sampler import ModalityLengthSampler
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, load_projector, read_file
+from llava.train.muon import MuonAdamW
 from llava.train.save import STAGING, STATE_FILE, write_trained
-from llava.train.stages import PROJECTOR, TOWER, Stage, part_of
+from llava.train.stages import LANGUAGE_MODEL, PROJECTOR, TOWER, Stage, part_of
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class LLaVATrainer(Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None and self.args.muon_learning_rate is not None:
+            self.optimizer = self._muon(self.model if model is None else model)
         rates = {PROJECTOR: self.args.mm_projector_lr, TOWER: self.args.mm_vision_tower_lr}
         rates = {part: rate for part, rate in rates.items() if rate is not None}
         if self.optimizer is not None or not rates:
@@ -85,6 +88,29 @@ class LLaVATrainer(Trainer):
             **options,
         )
         return self.optimizer
+
+    def _muon(self, model: Any) -> MuonAdamW:
+        """Muon for the matrices of the decoder blocks; embeddings, head, norms and projector stay with AdamW."""
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                in_block = part_of(name) == LANGUAGE_MODEL and ".layers." in name and parameter.ndim == 2
+                (matrices if in_block else others).append(parameter)
+        if not matrices:
+            raise ValueError(
+                f"--muon_learning_rate is for the decoder blocks, and stage {self.stage.name} does not train them; "
+                "leave it out"
+            )
+        _, adam = self.get_optimizer_cls_and_kwargs(self.args, model)
+        return MuonAdamW(
+            matrices,
+            others,
+            self.args.muon_learning_rate,
+            self.args.weight_decay,
+            lr=adam["lr"],
+            betas=adam["betas"],
+            eps=adam["eps"],
+        )
 
     # -- one step
 

@@ -23,12 +23,18 @@ once() {
 
 second_stage() {
   "$PYTHON" -m llava.miniature.tower --start "$WORK/tower-stage1" --steps 2000 --horizon 2000 --learning-rate 7e-4 --seed 1 \
-    --threads "$THREADS" --out "$TOWER"
+    --threads "$THREADS" --out "$WORK/tower-stage2"
+}
+
+third_stage() {
+  "$PYTHON" -m llava.miniature.tower --start "$WORK/tower-stage2" --places --steps 1000 --horizon 1000 --learning-rate 5e-4 \
+    --seed 2 --threads "$THREADS" --out "$TOWER"
   touch "$WORK/tower.done"
 }
 
 once "$WORK/tower-stage1/model.safetensors" "$PYTHON" -m llava.miniature.tower --out "$WORK/tower-stage1" --threads "$THREADS"
-once "$WORK/tower.done" second_stage
+once "$WORK/tower-stage2/model.safetensors" second_stage
+once "$WORK/tower.done" third_stage
 once "$WORK/llm-start/model.safetensors" "$PYTHON" -m llava.miniature.base start --out "$WORK/llm-start"
 once "$WORK/base-data/base_questions.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
 

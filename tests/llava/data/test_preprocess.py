@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -375,15 +376,66 @@ class Joining:
     """A tokenizer whose ids are whole lines: an answer's bounds fall inside them."""
 
     bos_token_id = None
+    all_special_tokens = ()
 
     def __call__(self, text: str) -> Any:
-        from types import SimpleNamespace
-
         return SimpleNamespace(
             input_ids=[hash(text[:n]) % 1000 for n in range(0, len(text), 7)] + [hash(text) % 1000] * 3
         )
 
 
 def test_a_tokenizer_that_joins_turns_is_refused() -> None:
-    with pytest.raises(MaskingError, match="sample 3: the start of answer 1 falls inside a token"):
+    with pytest.raises(MaskingError, match="sample 3: the start of the answer ' A</s>' falls inside a token"):
         preprocess(talk("Q", "A"), Joining(), "vicuna_v1", sample_id=3)
+
+
+class Counting:
+    """A tokenizer, and how many characters it was given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.characters = tokenizer, 0
+
+    def __call__(self, text: str) -> Any:
+        self.characters += len(text)
+        return self.tokenizer(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+@pytest.mark.parametrize(
+    ("version", "name"), [(v, t) for v, t, _ in TEMPLATES], ids=[f"{v}-{t}" for v, t, _ in TEMPLATES]
+)
+def test_searching_by_stretches_equals_searching_the_whole(
+    tokenizers: dict[str, Any], version: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = talk("<image>\nWhat is this?", "red", " And that?", "\na circle ", "Q</s>?", "two", "last", "A, B")
+    by_stretches = preprocess(turns, tokenizers[name], version, True)
+    monkeypatch.setattr("llava.data.preprocess._stretches", lambda segments, tokenizer: [("", segments)])
+    whole = preprocess(turns, tokenizers[name], version, True)
+    assert all(torch.equal(by_stretches[key], whole[key]) for key in whole)
+
+
+def test_the_work_grows_with_the_turns_not_with_their_square(tokenizers: dict[str, Any]) -> None:
+    given = []
+    for turns in (10, 40):
+        counting = Counting(tokenizers["vicuna"])
+        preprocess(talk(*("What is to the left of this?", "red") * turns), counting, "vicuna_v1")
+        given.append(counting.characters)
+    assert given[1] < 5 * given[0]
+
+
+class Continuing:
+    """A tokenizer whose ids depend on everything before: no stretch can be searched alone."""
+
+    bos_token_id = None
+    all_special_tokens = ("</s>",)
+
+    def __call__(self, text: str) -> Any:
+        return SimpleNamespace(input_ids=[hash(text[: n + 1]) for n in range(len(text))])
+
+
+def test_a_tokenizer_that_looks_back_is_searched_as_a_whole() -> None:
+    encoded = preprocess(talk("Q", "first", "Q2", "second"), Continuing(), "vicuna_v1")
+    marked = (encoded["labels"] != IGNORE_INDEX).sum().item()
+    assert marked == len(" first</s>") + len(" second</s>")
