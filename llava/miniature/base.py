@@ -26,7 +26,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from llava.conversation import conv_templates
 from llava.miniature import questions as ask
 from llava.miniature.benchmarks import (
-    CHOICE,
     arithmetic,
     ask_some,
     lines_of,
@@ -47,10 +46,10 @@ TOWER = "playground/miniature/clip-mini-patch14-168"
 TOKENIZER_FILES = ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json")
 # What the questions stage asks, the harder the more often.
 ASKED = (
-    *(ask.ask_left_right, ask.ask_above_below, ask.ask_count) * 2,
-    *(ask.ask_existence, ask.ask_verify) * 3,
-    *(ask.ask_color, ask.ask_shape, ask.ask_size, ask.ask_place, ask.ask_ground, ask.ask_word, ask.ask_digit),
-    *CHOICE,
+    *(ask.ask_verify, ask.ask_count) * 4,
+    *(ask.ask_left_right, ask.ask_above_below, ask.ask_existence, ask.ask_digit, ask.choose_extreme) * 3,
+    *(ask.ask_place, ask.ask_word, ask.choose_attribute, ask.choose_place, ask.choose_reading, ask.choose_count) * 2,
+    *(ask.ask_color, ask.ask_shape, ask.ask_size, ask.ask_ground, ask.choose_ground),
 )
 # Rows of the released config.json: what comes from the trained model, and what says "LLaVA-1.5".
 RELEASED_SIZES = (
@@ -175,7 +174,7 @@ def start(
 @app.command()
 def rows(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("checkpoints/miniature/base-data"),
-    count: Annotated[int, typer.Option(help="Rows, one scene each, from the train split.")] = 16_000,
+    count: Annotated[int, typer.Option(help="Rows, one scene each, from the train split.")] = 24_000,
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
     """Write captions, questions and pictures of the train split (disjoint from tune and test)."""
@@ -193,10 +192,10 @@ def rows(
 
 
 def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
-    """Twelve questions of all families, then two lists: more of them share one picture than in the mix, since the
+    """Fourteen questions of all families, then three lists: more of them share one picture than in the mix, since the
     picture is most of what a row costs. Lists come last, so that no answer can be read off them."""
-    lines = lines_of(ask_some(scene, rng, ASKED, 12), rng, again=0.25)
-    return lines + [(question.text, question.answer) for question in ask_parts(scene, rng, 2)]
+    lines = lines_of(ask_some(scene, rng, ASKED, 14), rng, again=0.25)
+    return lines + [(question.text, question.answer) for question in ask_parts(scene, rng, 3)]
 
 
 def _later(row: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ YES_NO = "Please answer yes or no."
 # Names asked for most often when a negative is wanted: POPE's "popular" sampling needs an uneven world of questions.
 POPULAR = ("red circle", "blue square", "yellow star", "green triangle", "purple cross", "orange circle")
 PLACES = tuple(f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right"))
-CLEAR = 0.1  # of the longer side: centres closer than this along an axis are not compared along it
+CLEAR = 0.15  # of the longer side: centres closer than this along an axis are not compared along it
 
 
 @dataclass(frozen=True)
@@ -208,15 +208,32 @@ def _writing(scene: Scene) -> list[str]:
 
 
 def ask_parts(scene: Scene, rng: Random, turns: int) -> list[Question]:
-    """Questions whose answers list all things of one kind: every answer word is a look at the picture, found by
-    shape, by colour or by place. The base model learns from them what the one-word questions take for granted."""
+    """Questions whose answers list things: every answer word is a look at the picture, found by shape, by colour, by
+    place or by order. The base model learns from them what the one-word questions take for granted."""
     asked = [_list(scene, f"Which objects are {_plural(shape)}?", lambda t, s=shape: t.shape == s) for shape in SHAPES]
     asked += [_list(scene, f"Which objects are {color}?", lambda t, c=color: t.color == c) for color in COLORS]
     asked += [
         _list(scene, f"Which objects are at the {place}?", lambda t, p=place: _place(scene, t) == p) for place in PLACES
     ]
     asked.append(Question("parts", "What is written?", ", ".join(_writing(scene)) or "0"))
+    asked += _orders(scene)
     return rng.sample(asked, turns)
+
+
+def _orders(scene: Scene) -> list[Question]:
+    """Shapes along both axes, and those on each side of every thing whose shape is unique."""
+    asked = []
+    shapes = [thing.shape for thing in scene.things]
+    ways = (("from left to right", "to the left of", "to the right of"), ("from top to bottom", "above", "below"))
+    for axis, (along, before, after) in enumerate(ways):
+        ranked = sorted(scene.things, key=lambda thing, axis=axis: thing.center[axis])
+        asked.append(Question("parts", f"Which shapes are there {along}?", ", ".join(t.shape for t in ranked)))
+        for place, thing in enumerate(ranked):
+            if shapes.count(thing.shape) == 1:
+                for side, there in ((before, ranked[:place]), (after, ranked[place + 1 :])):
+                    answer = ", ".join([str(len(there)), *(other.shape for other in there)])
+                    asked.append(Question("parts", f"Which shapes are {side} the {thing.shape}?", answer))
+    return asked
 
 
 def _list(scene: Scene, text: str, matches: Callable[[Thing], bool]) -> Question:

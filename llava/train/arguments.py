@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments as HFTrainingArguments
+from transformers.training_args import OptimizerNames
 
 logger = logging.getLogger(__name__)
 
@@ -121,10 +122,12 @@ class TrainingArguments(HFTrainingArguments):
         if self.bits != 16:
             raise ValueError(f"bits {self.bits}: training on a quantized model is not supported yet; use bits 16")
         if self.muon_learning_rate is not None:
-            if self.deepspeed or self.lora_enable or not self.optim.startswith("adamw_torch"):
+            against = ("deepspeed", "lora_enable", "mm_projector_lr", "mm_vision_tower_lr")
+            clash = [name for name in against if getattr(self, name)]
+            if clash or self.optim != "adamw_torch":
                 raise ValueError(
-                    "muon_learning_rate goes with optim adamw_torch, without deepspeed and lora_enable; "
-                    f"got optim {self.optim}, deepspeed {self.deepspeed}, lora_enable {self.lora_enable}"
+                    f"muon_learning_rate goes with optim adamw_torch and without {', '.join(against)}; "
+                    f"got optim {OptimizerNames(self.optim).value} and {', '.join(clash) or 'none of these'}"
                 )
         if self.lora_bias not in ("none", "all"):
             raise ValueError(f"lora_bias must be none or all, got {self.lora_bias!r}")

@@ -38,12 +38,14 @@ once "$WORK/tower.done" third_stage
 once "$WORK/llm-start/model.safetensors" "$PYTHON" -m llava.miniature.base start --out "$WORK/llm-start"
 once "$WORK/base-data/base_questions.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
 
-# train NAME: one stage of the language model, from the stage its YAML names. accelerate compiles the layers, which needs a
-# C++ compiler and saves a fifth of the time; the malloc settings keep large buffers from going back to the system each step.
+# train NAME: one stage of the language model, from the stage its YAML names: two processes of one thread each, which do half
+# as much again as one process of two. accelerate compiles the layers, which needs a C++ compiler and saves a fifth of the
+# time; the malloc settings keep large buffers from going back to the system each step.
 train() {
-  once "$WORK/$1/run.json" env OMP_NUM_THREADS="$THREADS" MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 \
+  once "$WORK/$1/run.json" env OMP_NUM_THREADS=$((THREADS > 1 ? THREADS / 2 : 1)) MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 \
     ACCELERATE_DYNAMO_BACKEND=inductor ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION=true ACCELERATE_DYNAMO_USE_DYNAMIC=true \
-    "$PYTHON" -m llava.train.train --config "configs/train/base_$1_miniature.yaml" --output_dir "$WORK/$1"
+    "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node 2 \
+    -m llava.train.train --config "configs/train/base_$1_miniature.yaml" --output_dir "$WORK/$1"
 }
 
 train captions

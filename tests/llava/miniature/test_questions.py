@@ -57,12 +57,17 @@ def test_relations() -> None:
 
 
 def test_parts_list_what_there_is_from_left_to_right() -> None:
-    answers = {question.text: question.answer for question in ask.ask_parts(SCENE, Random(0), 16)}
+    answers = {question.text: question.answer for question in ask.ask_parts(SCENE, Random(0), 30)}
     assert answers["Which objects are stars?"] == "1, red star small top left"
     assert answers["Which objects are blue?"] == "2, blue square small bottom left, blue circle large top right"
     assert answers["Which objects are at the bottom right?"] == answers["Which objects are crosses?"] == "0"
     assert answers["What is written?"] == "sign zoo"
-    assert len(answers) == 16
+    assert answers["Which shapes are there from left to right?"] == "star, square, circle"
+    assert answers["Which shapes are there from top to bottom?"] == "star, circle, square"
+    assert answers["Which shapes are to the left of the circle?"] == "2, star, square"
+    assert answers["Which shapes are below the circle?"] == "1, square"
+    assert answers["Which shapes are above the star?"] == "0"
+    assert len(answers) == 30
     assert len(ask.ask_parts(SCENE, Random(1), 6)) == 6
 
 

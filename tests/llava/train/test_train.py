@@ -153,6 +153,29 @@ def test_full_stage_trains_the_language_model_and_saves_it_all(words: list[str],
     assert rates == {5e-3, 1e-4}
 
 
+def test_muon_trains_the_blocks_matrices_and_resumes_bit_equal(words: list[str], tmp_path: Path) -> None:
+    words = options(words, tune_mm_mlp_adapter=None, max_steps=4, muon_learning_rate=0.02, learning_rate=1e-3)
+    words = options(words, save_strategy="steps", save_steps=2)
+    trainer = train(argv=words)
+    adam, muon = trainer.optimizer.param_groups
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    matrices = {names[id(parameter)] for parameter in muon["params"]}
+    assert {name.rsplit(".", 2)[1] for name in matrices} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    assert not any("vision_tower" in name for name in matrices)
+    assert (muon["initial_lr"], adam["initial_lr"]) == (0.02, 1e-3)
+    shutil.copytree(output(words) / "checkpoint-2", tmp_path / "second" / "checkpoint-2")
+    again = train(argv=options(words, output_dir=tmp_path / "second"))
+    assert again.state.global_step == 4
+    first, second = state_of(output(words)), state_of(tmp_path / "second")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(ValueError, match="written without --muon_learning_rate"):
+        plain = options(words, output_dir=tmp_path / "third", muon_learning_rate=None)
+        train(argv=options(plain, max_steps=2))
+        train(argv=options(words, output_dir=tmp_path / "third"))
+
+
 def test_pretraining_gives_a_language_model_sight(words: list[str], language_model: Path, tmp_path: Path) -> None:
     tower = language_model.parent / "tower"
     words = options(words, model_name_or_path=language_model, vision_tower=tower, version="plain", zip_dominant=None)
@@ -230,6 +253,9 @@ def test_compressor_of_the_checkpoint_stays(words: list[str], checkpoint: Path, 
         ({"data_path": None}, "--data_path"),
         ({"version": "vicuna"}, "vicuna"),
         ({"mm_use_im_start_end": True}, "mm_use_im_start_end"),
+        ({"muon_learning_rate": 0.02}, "stage projector does not train them"),
+        ({"muon_learning_rate": 0.02, "mm_projector_lr": 1e-3}, "and mm_projector_lr"),
+        ({"muon_learning_rate": 0.02, "optim": "sgd"}, "got optim sgd"),
     ],
 )
 def test_refused(words: list[str], changes: dict[str, Any], message: str) -> None:
