@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import os
 import struct
 import urllib.request
 from collections.abc import Sequence
@@ -132,6 +133,8 @@ def process_images(images: Sequence[Image.Image], image_processor: Any, model_cf
     Raises:
         ValueError: no pictures, or an aspect ratio that is not known here.
     """
+    if isinstance(images, Image.Image):
+        raise ValueError("process_images takes a list of pictures; put a single one into a list")
     if not images:
         raise ValueError("process_images got no images")
     ratio = getattr(model_cfg, "image_aspect_ratio", None)
@@ -143,7 +146,7 @@ def process_images(images: Sequence[Image.Image], image_processor: Any, model_cf
         margin = tuple(int(channel * 255) for channel in image_processor.image_mean)
         results = [_pixels(expand2square(picture, margin), image_processor) for picture in pictures]
     elif isinstance(ratio, str) and (ratio == "anyres" or ratio.startswith("anyres_max")):
-        pinpoints = model_cfg.image_grid_pinpoints
+        pinpoints = getattr(model_cfg, "image_grid_pinpoints", None)
         results = [process_anyres_image(picture, image_processor, pinpoints) for picture in pictures]
     else:
         raise ValueError(f"image_aspect_ratio {ratio!r} is none of pad, anyres, anyres_max_N, square, original, None")
@@ -200,13 +203,13 @@ def tokenizer_image_token(
     return torch.tensor(ids, dtype=torch.long) if return_tensors == "pt" else ids
 
 
-def get_model_name_from_path(model_path: str) -> str:
+def get_model_name_from_path(model_path: str | os.PathLike[str]) -> str:
     """Last part of a path or hub id, with its parent for `checkpoint-N` folders.
 
     >>> get_model_name_from_path("out/llava-mini/checkpoint-50/")
     'llava-mini_checkpoint-50'
     """
-    parts = model_path.strip("/").split("/")
+    parts = os.fspath(model_path).strip("/").split("/")
     return "_".join(parts[-2:]) if parts[-1].startswith("checkpoint-") else parts[-1]
 
 

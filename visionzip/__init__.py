@@ -5,6 +5,7 @@ model = visionzip(model, dominant=54, contextual=10)   # this instance only
 model = detach(model)
 """
 
+from visionzip.adapters import Order
 from visionzip.attach import attach, detach, visionzip
 from visionzip.core import (
     BUDGETS,
@@ -24,6 +25,7 @@ __all__ = [
     "METHODS",
     "Budget",
     "Compressor",
+    "Order",
     "QKTap",
     "VisionEvidence",
     "VisionTokens",

@@ -49,6 +49,11 @@ def _adapter_for(model: Any) -> Adapter:
     for adapter in ADAPTERS.values():
         if adapter.handles(model):
             return adapter
+    if callable(getattr(model, "get_vision_tower", None)) and model.get_vision_tower() is None:
+        raise ValueError(
+            f"this {type(model).__qualname__} has no vision tower (its config names none under mm_vision_tower), so "
+            "there are no visual tokens to compress"
+        )
     hosts = "; ".join(adapter.hosts for adapter in ADAPTERS.values())
     raise ValueError(
         f"cannot attach to {type(model).__module__}.{type(model).__qualname__}; supported hosts: {hosts}. "

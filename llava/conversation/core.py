@@ -40,6 +40,10 @@ class Conversation:
         stop_ids = None if self.stop_token_ids is None else list(self.stop_token_ids)
         return replace(self, messages=[list(message) for message in self.messages], stop_token_ids=stop_ids)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Conversation:
+        """As `copy()`: clients of Llama-3 templates copy this way. The tokenizer is shared, not copied."""
+        return self.copy()
+
     def append_message(self, role: str, message: Any) -> None:
         """Add one turn; None leaves it open for the model.
 

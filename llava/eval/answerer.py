@@ -196,11 +196,11 @@ class LlavaAnswerer:
     @property
     def settings(self) -> Mapping[str, Any]:
         """Decoding, compressor and source: what changes answers."""
-        config = self.model.config
+        compressor = self.model.get_vision_tower().compressor
         return {
             **asdict(self.decoding),
-            "compressor": getattr(config, "mm_compressor", None),
-            "order": getattr(config, "mm_compressed_order", None),
+            "compressor": None if compressor is None else compressor.to_config(),
+            "order": getattr(self.model.config, "mm_compressed_order", None),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             **self.source,
         }

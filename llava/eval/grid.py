@@ -11,6 +11,7 @@ import gc
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -128,6 +129,7 @@ def _run_or_record_failure(cell: Cell, config: GridConfig, out: Path, opened: Op
         echo(f"{cell.name}: FAILED: {error}")
         return FAILED
     write_record(out, record)
+    shutil.rmtree(_work_folder(config) / cell.name, ignore_errors=True)  # its answers are in the record's items now
     tokens = "-" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f}"
     echo(f"{cell.name}: average {record.average:.1f}, {tokens} tokens an image, {record.seconds:.0f} s")
     return COMPLETE
@@ -148,8 +150,7 @@ def _is_done(out: Path, cell: Cell, inputs: dict[str, Any]) -> bool:
 
 def _run_cell(cell: Cell, config: GridConfig, out: Path, answerer: Answerer, base: Record) -> Record:
     started = time.monotonic()
-    digest = hashlib.sha256(json.dumps(base.inputs, sort_keys=True).encode()).hexdigest()[:16]
-    work = _work_folder(config) / cell.name / digest
+    work = _work_folder(config) / cell.name / _digest(base.inputs)
     scores: dict[str, TaskScore] = {}
     questions: dict[str, list[Question]] = {}
     answers: list[Answer] = []
@@ -179,6 +180,12 @@ def _run_cell(cell: Cell, config: GridConfig, out: Path, answerer: Answerer, bas
     )
 
 
+def _digest(inputs: dict[str, Any] | None) -> str:
+    """Names what a stopped cell may go on with: the same inputs, answered by the same commit."""
+    made_by = {"inputs": inputs, "commit": stamp()["commit"]}
+    return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _work_folder(config: GridConfig) -> Path:
     """The folder of unfinished work; it keeps itself out of version control."""
     folder = Path(config.work) / config.name
@@ -186,6 +193,27 @@ def _work_folder(config: GridConfig) -> Path:
     if not ignore.exists():
         write_text(ignore, "*\n")
     return folder
+
+
+def _chosen(grid: GridConfig, methods: Sequence[str], budgets: Sequence[int]) -> list[Cell]:
+    """The cells of some methods and budgets; nothing said means all. Dense belongs to every budget.
+
+    Raises:
+        ValueError: a method or budget the grid does not have.
+    """
+    totals = [budget.total for budget in grid.budgets]
+    for what, wanted, known in (("method", methods, grid.methods), ("budget", budgets, totals)):
+        unknown = [value for value in wanted if value not in known]
+        if unknown:
+            raise ValueError(
+                f"--{what} {unknown[0]} is not in the grid {grid.name}; it has {', '.join(map(str, known))}"
+            )
+    return [
+        cell
+        for cell in grid.cells()
+        if (not methods or cell.method in methods)
+        and (not budgets or cell.budget is None or cell.budget.total in budgets)
+    ]
 
 
 def main(
@@ -203,14 +231,7 @@ def main(
         grid = read_config(config)
         changed = {key: value for key, value in (("limit", limit), ("batch_size", batch_size)) if value is not None}
         grid = replace(grid, **changed)
-        cells = [
-            cell
-            for cell in grid.cells()
-            if (not method or cell.method in method)
-            and (not budget or cell.budget is None or cell.budget.total in budget)
-        ]
-        if not cells:
-            raise ValueError(f"no cell of {config} has method {method} and budget {budget}")
+        cells = _chosen(grid, method or [], budget or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     outcomes = run_grid(

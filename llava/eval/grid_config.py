@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from llava.eval.methods import METHODS, compressor_of, method_named, parse_budget
 from llava.eval.tasks import TASKS
-from visionzip import Budget
+from visionzip import Budget, Order
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class GridConfig:
             unknown = [name for name in chosen if name not in known]
             if unknown or not chosen or len(set(chosen)) != len(chosen):
                 raise ValueError(f"{what}s: expected names out of {', '.join(known)}, each once; got {list(chosen)}")
+        if self.order not in get_args(Order):
+            raise ValueError(f"order: expected one of {', '.join(get_args(Order))}; got {self.order!r}")
+        hungry = [name for name in self.methods if method_named(name).config is not None]
+        if hungry and not self.budgets:
+            raise ValueError(f"budgets: methods {', '.join(hungry)} need at least one, got none")
         if any(method_named(name).tuned for name in self.methods) and self.tuned is None:
             raise ValueError("a tuned method needs the key 'tuned' with the path of its checkpoints")
         if len({budget.total for budget in self.budgets}) != len(self.budgets):

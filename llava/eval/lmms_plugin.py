@@ -73,7 +73,7 @@ class LlavaVisionZip(lmms):
         method: str | None = None,
         dominant: int | None = None,
         contextual: int | None = None,
-        order: str = "official",
+        order: str | None = None,
         conv_template: str = "vicuna_v1",
         attn_implementation: str | None = None,
         dtype: str | None = None,
@@ -89,8 +89,7 @@ class LlavaVisionZip(lmms):
         options = {"attn_implementation": attn_implementation, "dtype": dtype}
         given = {key: value for key, value in options.items() if value is not None}
         loaded = load_model(pretrained, model_base, device, **given)
-        if chosen is not None:
-            apply_method(loaded.model, chosen, budget, order)
+        apply_method(loaded.model, chosen, budget, order)
         self._model, self.tokenizer, self.image_processor = loaded.model, loaded.tokenizer, loaded.image_processor
 
     @property

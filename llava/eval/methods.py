@@ -5,9 +5,9 @@ A new method is one entry of `METHODS` (and one class in visionzip/methods).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from visionzip import Budget, attach, budget_for, detach, from_config, named_budget
+from visionzip import Budget, Order, attach, budget_for, detach, from_config, named_budget
 from visionzip.core.types import Compressor
 
 
@@ -97,20 +97,41 @@ def requested_budget(
     return method, budget
 
 
-def apply_method(model: Any, name: str, budget: Budget | None, order: str = "official") -> None:
+def apply_method(model: Any, name: str | None, budget: Budget | None, order: str | None = None) -> None:
     """Make the loaded model run a method; a former one is taken off.
 
+    Args:
+        name: None leaves the model as its checkpoint says.
+        order: of the tokens of several tiles; None: as the checkpoint says, else official.
+
     Raises:
-        ValueError: a tuned checkpoint whose own compressor is another one.
+        ValueError: a tuned checkpoint whose own compressor or order is another one; an order and nothing to lay out.
     """
+    saved_order = getattr(model.config, "mm_compressed_order", None)
+    if name is None:
+        tower = model.get_vision_tower()
+        if order is not None and tower.compressor is None:
+            raise ValueError(f"order {order!r} is for compressed tokens: give a method and a budget as well")
+        if order is not None:
+            attach(model, tower.compressor, order=cast(Order, order))
+        return
     compressor = compressor_of(name, budget)
     if compressor is None:
         detach(model)
     elif method_named(name).tuned:
-        saved = getattr(model.config, "mm_compressor", None)
-        if saved is None or from_config(saved) != compressor:
-            raise ValueError(
-                f"method {name!r} expects a checkpoint tuned with {compressor.to_config()}, its config says {saved}"
-            )
+        _require_tuned(model, name, compressor, order)
     else:
-        attach(model, compressor, order=cast(Literal["official", "spatial"], order))
+        attach(model, compressor, order=cast(Order, order or saved_order or "official"))
+
+
+def _require_tuned(model: Any, name: str, compressor: Compressor, order: str | None) -> None:
+    runs, saved_order = model.get_vision_tower().compressor, getattr(model.config, "mm_compressed_order", None)
+    if runs != compressor:
+        raise ValueError(
+            f"method {name!r} expects a checkpoint tuned with {compressor.to_config()}, this one runs "
+            f"{None if runs is None else runs.to_config()}"
+        )
+    if order is not None and saved_order is not None and order != saved_order:
+        raise ValueError(
+            f"method {name!r}: the checkpoint was tuned with order {saved_order!r}, {order!r} was asked for"
+        )

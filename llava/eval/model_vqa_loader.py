@@ -52,7 +52,9 @@ def main(
     dominant: Annotated[int | None, typer.Option("--dominant", help="Kept tokens a tile, CLS included.")] = None,
     contextual: Annotated[int | None, typer.Option("--contextual", help="Merged tokens a tile.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="dense, visionzip, random, uniform, pool.")] = None,
-    order: Annotated[str, typer.Option("--order", help="Packing of several tiles: official or spatial.")] = "official",
+    order: Annotated[
+        str | None, typer.Option("--order", help="Packing of several tiles: official or spatial. Default: as saved.")
+    ] = None,
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU if there is one.")] = None,
 ) -> None:
     """Answer every question of a file and write LLaVA's answer lines."""
@@ -64,8 +66,7 @@ def main(
         loaded = load_model(model_path, model_base, device)
         if device is None and loaded.model.device.type == "cpu":
             logger.warning("no GPU found: answering on the CPU")
-        if chosen is not None:
-            apply_method(loaded.model, chosen, budget, order)
+        apply_method(loaded.model, chosen, budget, order)
         answerer = LlavaAnswerer(
             loaded.model,
             loaded.tokenizer,

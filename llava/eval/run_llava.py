@@ -64,8 +64,7 @@ def eval_model(args: Any) -> str:
     )
     method, budget = requested_budget(asked.method, asked.dominant, asked.contextual)
     loaded = load_model(asked.model_path, asked.model_base, asked.device)
-    if method is not None:
-        apply_method(loaded.model, method, budget, "official")
+    apply_method(loaded.model, method, budget)
     prompt = build_prompt(asked.query, pictures, decoding.conv_mode, loaded.image_processor, loaded.model.config)
     answer = answer_batch(loaded.model, loaded.tokenizer, [prompt], decoding)[0].text
     typer.echo(answer)

@@ -20,7 +20,7 @@ YES_NO = "Please answer yes or no."
 # Names asked for most often when a negative is wanted: POPE's "popular" sampling needs an uneven world of questions.
 POPULAR = ("red circle", "blue square", "yellow star", "green triangle", "purple cross", "orange circle")
 PLACES = tuple(f"{row} {column}" for row in ("top", "bottom") for column in ("left", "right"))
-CLEAR = 0.15  # of the longer side: centres closer than this along an axis are not compared along it
+CLEAR = 0.1  # of the longer side: centres closer than this along an axis are not compared along it
 
 
 @dataclass(frozen=True)

@@ -21,47 +21,31 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from llava.miniature.world import (
-    COLORS,
-    DIGITS,
-    GROUNDS,
-    SHAPES,
-    SIZES,
-    SPLITS,
-    WORDS,
-    Box,
-    Scene,
-    render,
-    sample_scene,
+from llava.miniature.tower_labels import (
+    CLS_TASKS,
+    GRID,
+    IMAGE_SIZE,
+    MEAN,
+    NUM_NAMES,
+    PATCH_SIZE,
+    PATCH_TASKS,
+    STD,
+    cells_of,
+    cls_labels,
+    patch_labels,
+    patch_middles,
+    pixels_of,
 )
+from llava.miniature.world import SPLITS, sample_scene
 
 logger = logging.getLogger(__name__)
 
 TOWER_FOLDER = "playground/miniature/clip-mini-patch14-168"
-IMAGE_SIZE = 168
-PATCH_SIZE = 14
-GRID = IMAGE_SIZE // PATCH_SIZE
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
-
-# Patch labels, 0 = nothing of the kind here. Row and column are every patch's own place in the grid, from 1: compressed
-# tokens reach the language model without their position, so the feature itself must tell where it was.
-PATCH_TASKS = {
-    "shape": len(SHAPES) + 1,
-    "color": len(COLORS) + 1,
-    "size": len(SIZES) + 1,
-    "center": 2,
-    "word": len(WORDS) + 1,
-    "digit": len(DIGITS) + 1,
-    "row": GRID + 1,
-    "column": GRID + 1,
-}
-# Weight of a patch that holds something against one that does not, in the two stages of training: in the first every
+# Weight of a patch that holds something against one that does not, in the first two stages: in the first every
 # kind alike, which teaches shapes and colours; in the second by how rare it is, without which the writing, on one patch
 # in a hundred, is learned last (see LOG.md).
 EVEN = dict.fromkeys(PATCH_TASKS, 3.0)
@@ -82,8 +66,6 @@ CLS_BY_RARITY = {"names": 10.0, "word": 1.0, "digit": 1.0, "ground": 0.3, "count
 # no better than to two patches (see LOG.md), too coarse for "left of".
 PLACES = 4  # own row, own column, row and column of the middle
 HELD_WEIGHT = 5.0  # of the own place of patches that hold something, which are a tenth
-CLS_TASKS = {"word": len(WORDS) + 1, "digit": len(DIGITS) + 1, "ground": len(GROUNDS), "count": 6}
-NUM_NAMES = len(COLORS) * len(SHAPES)
 
 
 def tower_config() -> CLIPVisionConfig:
@@ -98,60 +80,6 @@ def tower_config() -> CLIPVisionConfig:
         projection_dim=192,
         hidden_act="quick_gelu",
     )
-
-
-def pixels_of(scene: Scene) -> np.ndarray:
-    """The scene as the tower sees it under image_aspect_ratio=pad: uint8 [168, 168, 3]."""
-    picture = render(scene)
-    side = max(picture.size)
-    canvas = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in MEAN))
-    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-    return np.asarray(canvas.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
-
-
-def patch_labels(scene: Scene) -> np.ndarray:
-    """Label of each patch for each task of PATCH_TASKS: uint8 [8, 144]."""
-    labels = np.zeros((len(PATCH_TASKS), GRID, GRID), dtype=np.uint8)
-    row = {task: index for index, task in enumerate(PATCH_TASKS)}
-    for thing in scene.things:
-        area = _cells(scene, thing.box)
-        labels[row["shape"]][area] = SHAPES.index(thing.shape) + 1
-        labels[row["color"]][area] = list(COLORS).index(thing.color) + 1
-        labels[row["size"]][area] = SIZES.index(thing.size) + 1
-        y, x = _cell(scene, *thing.center)
-        labels[row["center"], y, x] = 1
-    for plate, task, values in ((scene.word, "word", WORDS), (scene.digit, "digit", DIGITS)):
-        if plate is not None:
-            labels[row[task]][_cells(scene, plate.box)] = values.index(plate.text) + 1
-    labels[row["row"]] = np.arange(1, GRID + 1)[:, None]
-    labels[row["column"]] = np.arange(1, GRID + 1)
-    return labels.reshape(len(PATCH_TASKS), GRID * GRID)
-
-
-def patch_middles(scene: Scene) -> np.ndarray:
-    """Row and column, in patches, of the middle of what each patch holds; -1 where it holds nothing.
-
-    Returns: float32 [144, 2].
-    """
-    middles = np.full((GRID, GRID, 2), -1.0, dtype=np.float32)
-    side = max(scene.size)
-    offset = [(side - length) // 2 for length in scene.size]
-    for held in (*scene.things, scene.word, scene.digit):
-        if held is not None:
-            x, y = ((held.box[axis] + held.box[axis + 2]) / 2 + offset[axis] for axis in (0, 1))
-            middles[_cells(scene, held.box)] = (y / side * GRID, x / side * GRID)
-    return middles.reshape(GRID * GRID, 2)
-
-
-def cls_labels(scene: Scene) -> np.ndarray:
-    """What CLS must name: 30 flags of (colour, shape) present, then word, digit, ground, count. uint8 [34]."""
-    names = np.zeros(NUM_NAMES, dtype=np.uint8)
-    for thing in scene.things:
-        names[list(COLORS).index(thing.color) * len(SHAPES) + SHAPES.index(thing.shape)] = 1
-    word = WORDS.index(scene.word.text) + 1 if scene.word else 0
-    digit = DIGITS.index(scene.digit.text) + 1 if scene.digit else 0
-    rest = (word, digit, list(GROUNDS).index(scene.ground), len(scene.things))
-    return np.concatenate([names, np.array(rest, dtype=np.uint8)])
 
 
 class PretrainingModel(nn.Module):
@@ -287,7 +215,7 @@ def measure(model: PretrainingModel, seeds: range, keep: int = 13) -> dict[str, 
     true = torch.from_numpy(np.stack([cls_labels(scene) for scene in scenes]))[:, :NUM_NAMES] > 0
     top = attention.topk(keep, dim=-1).indices
     chosen = torch.zeros_like(held).scatter(1, top, torch.ones_like(top, dtype=torch.bool)).view(-1, GRID, GRID).numpy()
-    touched = [bool(chosen[i][_cells(s, t.box)].any()) for i, s in enumerate(scenes) for t in s.things]
+    touched = [bool(chosen[i][cells_of(s, t.box)].any()) for i, s in enumerate(scenes) for t in s.things]
     return {
         "names_f1": round(2 * (said & true).sum().item() / max(1, (said.sum() + true.sum()).item()), 4),
         "patch_accuracy": round(right[thing].float().mean().item(), 4),
@@ -368,26 +296,6 @@ def save(model: PretrainingModel, out: Path, log: list[dict[str, object]]) -> No
     CLIPImageProcessorPil(size=size, crop_size=crop, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(out)
     record = {"stamp": stamp(), "log": log}
     (out / "training_log.json").write_text(json.dumps(record, indent=1) + "\n")
-
-
-def _cell(scene: Scene, x: float, y: float) -> tuple[int, int]:
-    """Grid cell (row, column) of a picture point, after padding to a square."""
-    width, height = scene.size
-    side = max(scene.size)
-    left, top = (side - width) // 2, (side - height) // 2
-    return int((y + top) / side * GRID), int((x + left) / side * GRID)
-
-
-def _cells(scene: Scene, box: Box) -> tuple[slice, slice]:
-    """Grid cells a box really covers: those it fills by at least a third along both axes, and its centre's."""
-    spans = []
-    width, height = scene.size
-    side = max(scene.size)
-    for low, high, offset in ((box[1], box[3], (side - height) // 2), (box[0], box[2], (side - width) // 2)):
-        start, stop = (low + offset) / side * GRID, (high + offset) / side * GRID
-        center = int((start + stop) / 2)
-        spans.append(slice(min(center, math.floor(start + 0.67)), max(center + 1, math.ceil(stop - 0.33))))
-    return spans[0], spans[1]
 
 
 def main(

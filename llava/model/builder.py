@@ -25,6 +25,7 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from llava.model.checkpoint import ADAPTER_CONFIG, load_non_lora, load_projector, read_adapter, require_fit
+from llava.model.language_model.generation_defaults import drop_idle_sampling
 from llava.model.language_model.llava_llama import LlavaConfig, LlavaLlamaForCausalLM
 from llava.model.language_model.llava_mistral import LlavaMistralConfig, LlavaMistralForCausalLM
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
@@ -54,7 +55,6 @@ KEYWORDS = (
     "vision_dtype",
 )
 GENERATION_FILE = "generation_config.json"
-SAMPLING_KEYS = frozenset({"temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"})
 EMBEDDING = "model.embed_tokens.weight"
 TOWER_PREFIX = "model.vision_tower."
 PROJECTOR_PREFIX = "model.mm_projector."
@@ -228,20 +228,9 @@ def _build(
         setattr(model.config, VISION_KEY, named)
         model.config.unfreeze_mm_vision_tower = promised
     if (checkpoint.base / GENERATION_FILE).is_file():
-        model.generation_config = _generation_config(checkpoint.base / GENERATION_FILE)
+        model.generation_config = GenerationConfig.from_dict(read_json(checkpoint.base / GENERATION_FILE))
+        drop_idle_sampling(model.generation_config)
     return model
-
-
-def _generation_config(file: Path) -> GenerationConfig:
-    """Generation defaults as released, less what has no effect: Vicuna's give a temperature but do not sample.
-
-    transformers 5 refuses to save a model with such a pair.
-    """
-    values = read_json(file)
-    if not values.get("do_sample"):
-        values = {key: value for key, value in values.items() if key not in SAMPLING_KEYS}
-    config: GenerationConfig = GenerationConfig.from_dict(values)
-    return config
 
 
 def _tower_source(named: Any, checkpoint: Checkpoint) -> str:
@@ -262,8 +251,16 @@ def _merge_adapter(model: Any, checkpoint: Checkpoint) -> Any:
         raise ValueError(
             f"{checkpoint.folder} is a LoRA checkpoint, and merging it needs peft: pip install 'llava-visionzip[train]'"
         ) from error
-    wrapped = PeftModel(model, PeftConfig.from_pretrained(str(checkpoint.folder)))
-    report: Any = set_peft_model_state_dict(wrapped, read_adapter(checkpoint.folder))
+    adapter = read_adapter(checkpoint.folder)
+    config = PeftConfig.from_pretrained(str(checkpoint.folder))
+    if checkpoint.kind == "lora" and not any("vision_tower" in key for key in adapter):
+        # Public adapters were made before the model had its tower and name their targets by last part ("q_proj"), which
+        # would also match the tower's layers.
+        config.exclude_modules = r".*\bvision_tower\b.*"
+    elif checkpoint.kind == "lora" and not model.get_vision_tower().is_loaded:
+        model.get_vision_tower().load_model(dtype=model.dtype)
+    wrapped = PeftModel(model, config)
+    report: Any = set_peft_model_state_dict(wrapped, adapter)
     missing = [key for key in report.missing_keys if "lora_" in key]
     require_fit(str(checkpoint.folder / ADAPTER_CONFIG), missing, report.unexpected_keys)
     return wrapped.merge_and_unload()
@@ -272,6 +269,13 @@ def _merge_adapter(model: Any, checkpoint: Checkpoint) -> Any:
 def _finish_tower(model: Any, where: Placement, dtype: torch.dtype | None) -> Any:
     """Load the tower if the checkpoint held none, bring it to its dtype; its image processor."""
     tower = model.get_vision_tower()
+    if getattr(model.config, "s2", False):
+        raise ValueError("the config asks for an S2 tower (several scales, key s2), which is not supported")
+    if tower.hidden_size != model.config.mm_hidden_size:
+        raise ValueError(
+            f"the tower {tower.vision_tower_name!r} has width {tower.hidden_size}, but the projector was made for "
+            f"mm_hidden_size {model.config.mm_hidden_size}: {VISION_KEY} names another tower than the one trained with"
+        )
     if not tower.is_loaded:
         source = Path(tower.vision_tower_name)
         if source.is_dir():

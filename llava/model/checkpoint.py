@@ -112,7 +112,10 @@ def load_non_lora(folder: Path) -> State:
     file = folder / NON_LORA_FILE
     if not file.exists():
         return {}
-    state = {key.removeprefix("base_model."): value for key, value in read_file(file).items()}
+    # A bias that trained beside an adapter lies in the layer the adapter wraps.
+    state = {
+        key.removeprefix("base_model.").replace(".base_layer.", "."): value for key, value in read_file(file).items()
+    }
     if any(key.startswith("model.model.") for key in state):
         state = {key.removeprefix("model."): value for key, value in state.items()}
     return state

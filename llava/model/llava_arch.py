@@ -22,7 +22,7 @@ from llava.constants import (
     DEFAULT_IMAGE_PATCH_TOKEN,
     IMAGE_TOKEN_INDEX,
 )
-from llava.model.checkpoint import load_projector, projector_state
+from llava.model.checkpoint import load_projector, projector_state, require_fit
 from llava.model.language_model.token_rows import copy_rows, fill_with_mean
 from llava.model.multimodal_encoder.builder import build_vision_tower, resolve_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
@@ -92,7 +92,14 @@ class LlavaMetaModel:
             self.image_newline = nn.Parameter(_new_newline(config).to(self.dtype))
         adapter = getattr(model_args, "pretrain_mm_mlp_adapter", None)
         if adapter is not None:
-            self.mm_projector.load_state_dict(projector_state(load_projector(adapter)))
+            self._load_projector(str(adapter))
+
+    def _load_projector(self, path: str) -> None:
+        """Fill the projector from an mm_projector.bin. Raises: ValueError naming file and keys that do not fit."""
+        stored, own = projector_state(load_projector(path)), self.mm_projector.state_dict()
+        shapes = [(key, stored[key].shape, own[key].shape) for key in stored.keys() & own.keys()]
+        require_fit(path, own.keys() - stored.keys(), stored.keys() - own.keys(), [s for s in shapes if s[1] != s[2]])
+        self.mm_projector.load_state_dict(stored)
 
     def _loaded_tower(self, config: Any) -> CLIPVisionTower:
         """The present tower if it is the one the config names, else a new one; loaded, with the config's selection."""
@@ -144,7 +151,11 @@ class LlavaMetaForCausalLM:
             images: a batch [n, 3, S, S], one tile per image and no packing; or a list (or 5-D tensor) of images
                 [3, S, S] or [1 + tiles, 3, S, S], overview first.
             image_sizes: (W, H) of every picture before tiling; needed by the spatial merge types for tiled images.
+
+        Raises:
+            ValueError: images are no such tensors, or image_sizes no such pairs.
         """
+        _check_images(images, image_sizes)
         if isinstance(images, Tensor) and images.dim() == 4:
             return list(self.encode_images(images))
         tiled = [image if image.dim() == 4 else image[None] for image in images]  # [T_i, 3, S, S]
@@ -186,7 +197,8 @@ class LlavaMetaForCausalLM:
             have = "none" if image_sizes is None else len(image_sizes)
             raise ValueError(f"image {index} has {num_tiles} tiles: pass image_sizes, one (W, H) per image; got {have}")
         size = (int(image_sizes[index][0]), int(image_sizes[index][1]))
-        cols, rows = get_anyres_image_grid_shape(size, self.config.image_grid_pinpoints, tower.image_size)
+        pinpoints: Any = getattr(self.config, "image_grid_pinpoints", None)
+        cols, rows = get_anyres_image_grid_shape(size, pinpoints, tower.image_size)
         return TileGrid(rows, cols, tower.num_patches_per_side, size)
 
     def prepare_inputs_labels_for_multimodal(
@@ -272,7 +284,29 @@ class LlavaMetaForCausalLM:
             outputs.requires_grad_(False)
         if model_args.mm_use_im_start_end and model_args.pretrain_mm_mlp_adapter:
             stored = load_projector(model_args.pretrain_mm_mlp_adapter)
+            if "model.embed_tokens.weight" not in stored:
+                raise ValueError(
+                    f"{model_args.pretrain_mm_mlp_adapter} holds no embeddings of <im_start> and <im_end>: it was "
+                    "trained without mm_use_im_start_end, so train on without it as well"
+                )
             copy_rows(inputs, stored["model.embed_tokens.weight"], before, len(tokenizer))
+
+
+def _check_images(images: Any, image_sizes: Any) -> None:
+    if isinstance(images, Tensor) and images.dim() not in (4, 5):
+        raise ValueError(
+            f"images must be [n, 3, S, S] or [n, tiles, 3, S, S], got {list(images.shape)}; "
+            "a single picture needs a batch axis"
+        )
+    for index, image in enumerate(images):
+        if not isinstance(image, Tensor) or image.dim() not in (3, 4):
+            got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
+            raise ValueError(
+                f"image {index} must be a tensor [3, S, S] or [tiles, 3, S, S], got {got}; "
+                "run llava.mm_utils.process_images on the pictures"
+            )
+    if any(not hasattr(size, "__len__") or len(size) != 2 for size in image_sizes or ()):
+        raise ValueError(f"image_sizes must be one (width, height) per image, got {image_sizes!r}")
 
 
 def merge_type(config: Any) -> str:

@@ -89,8 +89,12 @@ def _canvas_sequence(tiles: VisionTokens, grid: TileGrid, exact: bool, newline: 
     top, bottom, left, right = unpad_bounds(grid.canvas, grid.original_size)
     inside = (place.y >= top) & (place.y < bottom) & (place.x >= left) & (place.x < right)
     keep = (inside | ~place.placed).nonzero(as_tuple=True)[0]
-    lines = torch.unique(place.y[inside & place.placed])  # canvas rows that still hold a token
-    cols = grid.canvas[1]
+    rows, cols = grid.canvas
+    dense = features.shape[0] == rows * cols and bool(place.placed.all())
+    if dense:  # every row of the picture has its end, even where the picture is too thin for a column
+        lines = torch.arange(top, bottom, device=rank.device)
+    else:
+        lines = torch.unique(place.y[inside & place.placed])  # canvas rows that still hold a token
     rank = torch.cat([rank[keep], lines * (cols + 1) + cols])
     features = torch.cat([features[keep], newline.to(features).expand(len(lines), -1)])
     return features[torch.argsort(rank, stable=True)]

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from huggingface_hub import snapshot_download
 
-from llava.model.checkpoint import ADAPTER_CONFIG, PROJECTOR_FILE
+from llava.model.checkpoint import ADAPTER_CONFIG, NON_LORA_FILE, PROJECTOR_FILE
 from llava.model.weight_files import find_weights, listed, read_json
 
 __all__ = ["Checkpoint", "family_of", "inspect", "locate"]
@@ -168,12 +168,23 @@ def _projector_only(folder: Path, base: Path | None, config: dict[str, Any]) -> 
 
 
 def _adapter(folder: Path, base: Path | None) -> Checkpoint:
+    adapter = read_json(folder / ADAPTER_CONFIG)
+    if "peft_type" not in adapter:
+        raise ValueError(f"{folder / ADAPTER_CONFIG} names no peft_type: it is no adapter's config. Copy it again.")
     if base is None:
-        hint = _recorded(read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path"))
+        hint = _recorded(adapter.get("base_model_name_or_path"))
         raise ValueError(f"{folder} holds a LoRA adapter: pass model_base, the model it was trained on{hint}")
     base_config = _config(base)
     own = _config(folder) if (folder / "config.json").is_file() else {}
     config = own if own.get(VISION_KEY) else base_config
+    has_projector = (folder / NON_LORA_FILE).is_file()
+    if has_projector and not config.get(VISION_KEY):
+        raise ValueError(
+            f"{folder} holds {NON_LORA_FILE} (a trained projector), but neither its config.json nor that of {base} "
+            f"names a tower ({VISION_KEY}): copy config.json of the run to {folder}"
+        )
+    if own.get(VISION_KEY) and not has_projector:
+        logger.warning("%s holds no %s: the projector is the one of %s", folder, NON_LORA_FILE, base)
     return Checkpoint("lora" if config.get(VISION_KEY) else "plain_lora", folder, base, config)
 
 

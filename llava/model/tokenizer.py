@@ -248,6 +248,9 @@ def _llama_config(where: str, hub: dict[str, Any]) -> dict[str, Any] | None:
         return None
     path = cached_file(where, CONFIG_FILE, **optional)
     config = _read_json(path) if path else {}
+    special = cached_file(where, SPECIAL_TOKENS_FILE, **optional)
+    if special:
+        _read_json(special)  # the library's own reader would not name a broken file
     if "tokenizer_class" in config:
         return config if config["tokenizer_class"] in LLAMA_CLASSES else None
     model = cached_file(where, "config.json", **optional)

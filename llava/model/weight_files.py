@@ -156,7 +156,7 @@ def listed(names: Iterable[str], shown: int = _SHOWN) -> str:
 
 def _from_index(index: Path) -> WeightFiles:
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise ValueError(f"{index} has no 'weight_map' of key -> file. Download it again.")
     promised = {key: index.parent / name for key, name in weight_map.items()}
     files = tuple(sorted(set(promised.values())))

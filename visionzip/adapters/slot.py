@@ -35,17 +35,26 @@ class SlotAdapter:
         return find_tower(model) is not None
 
     def attach(self, model: Any, compressor: Compressor, order: Order) -> None:
-        """Fill the slot. Raises: ValueError when the tower knows its number of patches and the budget does not fit."""
+        """Fill the slot.
+
+        Raises: ValueError when the tower knows its number of patches and the budget does not fit, or when an order of
+            tiles is asked of a bare tower. Nothing is changed then.
+        """
         tower = find_tower(model)
         assert tower is not None, "attach called on a host without a slot"
         patches = getattr(tower, "num_patches", None)
         if isinstance(patches, int):
             compressor.tokens_per_tile(patches)
-        tower.compressor = compressor
         config = _own_config(model, tower)
         if config is not None:
             setattr(config, COMPRESSOR_KEY, compressor.to_config())
             setattr(config, ORDER_KEY, order)
+        elif order != "official":
+            raise ValueError(
+                f"order {order!r} is a matter of the model that lays out the tiles, and a tower alone was given; "
+                "attach to the model"
+            )
+        tower.compressor = compressor
 
     def detach(self, model: Any) -> None:
         """Empty the slot and remove both keys from the config; nothing happens when nothing is attached."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llava.constants import IMAGE_TOKEN_INDEX
+from llava.model.language_model.generation_defaults import drop_idle_sampling
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM
 from llava.model.splice import left_padded
 
@@ -27,14 +29,22 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
     if TYPE_CHECKING:
         model: nn.Module
         device: torch.device
+        generation_config: Any
 
     def __init__(self, config: Any) -> None:
+        config = copy.deepcopy(config)  # two models of one config object must not share what is attached to one
         # The decoder's own causal LM would first build a plain decoder: go past it.
         PreTrainedModel.__init__(self, config)  # type: ignore[arg-type]
         self.model = self.decoder_class(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[attr-defined]
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; released generation defaults that it refuses to write are mended first."""
+        if getattr(self, "generation_config", None) is not None:
+            drop_idle_sampling(self.generation_config)
+        super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
     def get_model(self) -> Any:
         """The decoder, which holds tower and projector."""
@@ -128,6 +138,10 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
         kwargs.pop("position_ids", None)
         given = kwargs.pop("attention_mask", None)
         mask = torch.ones_like(ids) if given is None else given
+        if mask.shape != ids.shape:
+            raise ValueError(
+                f"attention_mask must have the shape of the ids, {list(ids.shape)}; got {list(mask.shape)}"
+            )
         if images is None:
             _reject_unfilled(ids)
         _, _, expanded, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(

@@ -7,10 +7,11 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from llava.model.language_model.causal_lm import LlavaCausalLM
+from llava.model.language_model.public_rope import PublicRope
 from llava.model.llava_arch import LlavaMetaModel
 
 
-class LlavaConfig(LlamaConfig):  # type: ignore[no-untyped-call]
+class LlavaConfig(PublicRope, LlamaConfig):  # type: ignore[no-untyped-call]
     """Llama's config plus LLaVA's `mm_*` keys, which are kept as they come."""
 
     model_type = "llava_llama"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig, MistralForCausalLM, MistralModel
 
 from llava.model.language_model.causal_lm import LlavaCausalLM
+from llava.model.language_model.public_rope import PublicRope
 from llava.model.llava_arch import LlavaMetaModel
 
 
-class LlavaMistralConfig(MistralConfig):  # type: ignore[no-untyped-call]
+class LlavaMistralConfig(PublicRope, MistralConfig):  # type: ignore[no-untyped-call]
     """Mistral's config plus LLaVA's `mm_*` keys, which are kept as they come."""
 
     model_type = "llava_mistral"

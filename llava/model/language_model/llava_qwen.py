@@ -5,10 +5,11 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen2Model
 
 from llava.model.language_model.causal_lm import LlavaCausalLM
+from llava.model.language_model.public_rope import PublicRope
 from llava.model.llava_arch import LlavaMetaModel
 
 
-class LlavaQwenConfig(Qwen2Config):  # type: ignore[no-untyped-call]
+class LlavaQwenConfig(PublicRope, Qwen2Config):  # type: ignore[no-untyped-call]
     """Qwen2's config plus LLaVA's `mm_*` keys, which are kept as they come."""
 
     model_type = "llava_qwen"

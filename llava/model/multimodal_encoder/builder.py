@@ -25,7 +25,8 @@ def build_vision_tower(vision_tower_cfg: Any, delay_load: bool = False, **kwargs
             (unfreeze_mm_vision_tower, LLaVA v1.6) is built from its config, and any other waits for `load_model`.
 
     Raises:
-        ValueError: no tower is named, the path does not exist, or its kind is unknown.
+        ValueError: no tower is named, the path does not exist, its kind is unknown, or the compressor's budget does not
+            fit its number of patches.
     """
     name = getattr(vision_tower_cfg, "mm_vision_tower", None) or getattr(vision_tower_cfg, "vision_tower", None)
     if not isinstance(name, str):
@@ -33,7 +34,10 @@ def build_vision_tower(vision_tower_cfg: Any, delay_load: bool = False, **kwargs
     source = resolve_vision_tower(name, getattr(vision_tower_cfg, "_name_or_path", None))
     tower = _tower_class(source)(source, args=vision_tower_cfg, delay_load=delay_load, **kwargs)
     compressor = getattr(vision_tower_cfg, "mm_compressor", None)
-    tower.compressor = from_config(compressor) if compressor else None
+    if compressor:
+        tower.compressor = from_config(compressor)
+        if Path(source).is_dir():  # a tower on the hub tells its number of patches once it is loaded
+            tower.compressor.tokens_per_tile(tower.num_patches)
     return tower
 
 

@@ -105,6 +105,7 @@ class CLIPVisionTower(nn.Module):
         if self.is_loaded:
             logger.info("vision tower %s is already loaded", self.vision_tower_name)
             return
+        patches = self.num_patches  # a broken config.json is told before the weights are blamed
         try:
             loaded: Any = CLIPVisionModel.from_pretrained(
                 self.vision_tower_name,
@@ -114,10 +115,14 @@ class CLIPVisionTower(nn.Module):
             )
         except OSError as error:
             raise ValueError(self._unreadable(error)) from error
+        except torch.OutOfMemoryError:
+            raise
         except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), "")
             raise ValueError(
-                f"mm_vision_tower: the weights in {self.vision_tower_name!r} are damaged or unsafe "
-                f"({type(error).__name__}); download or copy them again"
+                f"mm_vision_tower: the weights in {self.vision_tower_name!r} are damaged, unsafe, or do not fit its "
+                f"config.json of {patches} patches ({type(error).__name__}: {reason[:200]}); "
+                "download or copy both again"
             ) from error
         model, info = loaded
         if info["missing_keys"]:
@@ -141,6 +146,10 @@ class CLIPVisionTower(nn.Module):
         self.vision_tower.requires_grad_(False)
         self.is_loaded = True
 
+    @property
+    def _not_loaded(self) -> str:
+        return f"vision tower {self.vision_tower_name!r} is not loaded: call load_model() first"
+
     def _unreadable(self, error: OSError) -> str:
         return f"mm_vision_tower: cannot read a CLIP tower from {self.vision_tower_name!r}: {error}"
 
@@ -153,7 +162,12 @@ class CLIPVisionTower(nn.Module):
             ValueError: the tower is not loaded, or the selected layer does not exist.
         """
         if not self.is_loaded:
-            raise ValueError(f"vision tower {self.vision_tower_name!r} is not loaded: call load_model() first")
+            raise ValueError(self._not_loaded)
+        if not images.is_floating_point() or images.dim() != 4:
+            raise ValueError(
+                f"expected preprocessed pixels, float [T, 3, S, S], got {images.dtype} {list(images.shape)}; "
+                "run llava.mm_utils.process_images on the pictures"
+            )
         trainable = images.requires_grad or any(p.requires_grad for p in self.vision_tower.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
             tokens = self._encode(images.to(device=self.device, dtype=self.dtype))
@@ -220,12 +234,16 @@ class CLIPVisionTower(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """dtype of the weights."""
+        """dtype of the weights. Raises: ValueError before `load_model`."""
+        if not self.is_loaded:
+            raise ValueError(self._not_loaded)
         return self.vision_tower.dtype
 
     @property
     def device(self) -> torch.device:
-        """Device of the weights."""
+        """Device of the weights. Raises: ValueError before `load_model`."""
+        if not self.is_loaded:
+            raise ValueError(self._not_loaded)
         return self.vision_tower.device
 
     @property

@@ -158,8 +158,7 @@ def test_only_what_depends_on_a_changed_file_is_redone(world, change, redone):
         file.write_bytes(file.read_bytes() + b"x")
     outcome = world.run()
     assert [cell for cell, what in outcome.items() if what == "complete"] == redone
-    # A lost record is made again from the answers kept; a changed input asks everything again.
-    assert {cell for cell, _ in world.asked} == (set() if "out" in change else set(redone))
+    assert {cell for cell, _ in world.asked} == set(redone)
 
 
 def test_other_settings_redo_every_cell(world):
@@ -201,6 +200,25 @@ def test_the_work_folder_keeps_itself_out_of_version_control(world):
     assert (world.folder / "work" / "toy" / ".gitignore").read_text() == "*\n"
 
 
+def test_answers_do_not_outlive_their_record(world):
+    """Whoever removes a record wants it measured again, by the code of today."""
+    world.run()
+    assert {path.name for path in (world.folder / "work" / "toy").iterdir()} == {".gitignore"}
+    (world.folder / "out" / "cells" / "dense.json").unlink()
+    assert world.run()["dense"] == "complete"
+    assert [name for name, _ in world.asked] == ["dense"] * 4
+
+
+def test_a_stopped_cell_does_not_go_on_under_another_commit(world, monkeypatch):
+    world.fuse = 3
+    with pytest.raises(KeyboardInterrupt):
+        world.run(methods=("dense",), budgets=())
+    world.fuse = None
+    monkeypatch.setattr(grid, "stamp", lambda **kwargs: {"commit": "another", **kwargs})
+    world.run(methods=("dense",), budgets=())
+    assert sum(len(ids) for _, ids in world.asked) == 6, "all questions are asked again"
+
+
 def command(*arguments):
     app = grid.typer.Typer()
     app.command()(grid.main)
@@ -216,8 +234,12 @@ def test_the_command_exits_non_zero_when_a_checkpoint_cannot_be_loaded(world):
 
 
 def test_the_command_refuses_cells_that_are_not_there(world):
-    result = command("--config", world.folder / "grid.yaml", "--out", world.folder / "out", "--method", "fastv")
-    assert result.exit_code == 2 and "no cell of" in result.output
+    known = ("--config", world.folder / "grid.yaml", "--out", world.folder / "out", "--method", "dense")
+    result = command(*known, "--method", "fastv")
+    assert result.exit_code == 2 and "--method fastv is not in the grid toy" in result.output
+    result = command(*known, "--budget", 16, "--budget", 99)
+    assert result.exit_code == 2 and "--budget 99 is not in the grid toy" in result.output
+    assert world.asked == []
 
 
 @pytest.mark.parametrize(
@@ -246,6 +268,8 @@ def test_a_bad_yaml_is_named(tmp_path, text, message):
         ("budgets: [16, 8]", "budgets: [x]", "unknown budget 'x'"),
         ("batch_size: 2", "batch_size: 0", "batch_size: expected a whole number >= 1, got 0"),
         ("batch_size: 2", "generation: {tempo: 1}", "generation: unknown key 'tempo'; known: conv_mode"),
+        ("batch_size: 2", "order: spatail", "order: expected one of official, spatial; got 'spatail'"),
+        ("budgets: [16, 8]", "budgets: []", "methods visionzip, visionzip-tuned, uniform need at least one, got none"),
         ("tuned:", "tuned: null\n#", "a tuned method needs the key 'tuned'"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from llava.eval.methods import METHODS, apply_method, compressor_of, parse_budget, requested_budget
-from visionzip import Budget, VisionZip
+from visionzip import Budget, VisionZip, visionzip
 
 
 class Tower:
@@ -73,8 +73,36 @@ def test_methods_replace_each_other_on_one_model():
 
 
 def test_a_tuned_checkpoint_must_bring_the_compressor_of_its_cell():
-    saved = {"method": "visionzip", "dominant": 14, "contextual": 2, "merge": "official"}
-    apply_method(Model(mm_compressor=saved), "visionzip-tuned", Budget(14, 2))
-    for config in ({}, {"mm_compressor": saved | {"dominant": 13}}):
+    apply_method(visionzip(Model(), 14, 2), "visionzip-tuned", Budget(14, 2))
+    for other in (Model(), visionzip(Model(), 13, 2), detached_in_secret()):
         with pytest.raises(ValueError, match=r"expects a checkpoint tuned with .*'dominant': 14"):
-            apply_method(Model(**config), "visionzip-tuned", Budget(14, 2))
+            apply_method(other, "visionzip-tuned", Budget(14, 2))
+
+
+def detached_in_secret():
+    """The config says compressed, the tower is not: what counts is what runs."""
+    model = visionzip(Model(), 14, 2)
+    model.tower.compressor = None
+    return model
+
+
+def test_an_order_is_that_of_the_checkpoint_unless_another_is_asked_for():
+    model = visionzip(Model(), 14, 2, order="spatial")
+    apply_method(model, "visionzip", Budget(7, 1))
+    assert model.config.mm_compressed_order == "spatial"
+    apply_method(model, None, None)
+    assert (model.tower.compressor, model.config.mm_compressed_order) == (VisionZip(7, 1), "spatial")
+    apply_method(model, None, None, "official")
+    assert (model.tower.compressor, model.config.mm_compressed_order) == (VisionZip(7, 1), "official")
+    apply_method(model, "uniform", Budget(7, 1), "spatial")
+    assert model.config.mm_compressed_order == "spatial"
+
+
+def test_an_order_that_cannot_be_had_is_refused():
+    tuned = visionzip(Model(), 14, 2, order="spatial")
+    with pytest.raises(ValueError, match="was tuned with order 'spatial', 'official' was asked for"):
+        apply_method(tuned, "visionzip-tuned", Budget(14, 2), "official")
+    with pytest.raises(ValueError, match="order 'spatial' is for compressed tokens"):
+        apply_method(Model(), None, None, "spatial")
+    with pytest.raises(ValueError, match="order must be one of official, spatial, got 'nonsense'"):
+        apply_method(Model(), "visionzip", Budget(14, 2), "nonsense")

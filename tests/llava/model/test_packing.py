@@ -74,7 +74,18 @@ def test_dense_token_counts(size, _canvas, _shape, _kept, count):
     assert packed.shape == (count, D)
 
 
-@pytest.mark.parametrize(("rows", "cols", "size"), [(2, 2, (90, 60)), (1, 3, (100, 20)), (3, 1, (20, 100))])
+@pytest.mark.parametrize(("size", "kept"), [((5, 700), (72, 0)), ((700, 5), (0, 72))])
+def test_a_picture_too_thin_for_a_patch_keeps_its_rows_line_ends(size, kept):
+    """576 + h' * (w' + 1) with w' = 0: LLaVA appends the newline column to a map without columns."""
+    cols, rows = get_anyres_image_grid_shape(size, PINPOINTS, 336)
+    grid = TileGrid(rows, cols, 24, size)
+    packed = pack_tiles(dense(1 + rows * cols, 24), grid, merge_type="spatial_unpad", newline=torch.zeros(D))
+    assert len(packed) == 576 + kept[0] * (kept[1] + 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "size"), [(2, 2, (90, 60)), (1, 3, (100, 20)), (3, 1, (20, 100)), (3, 1, (1, 700))]
+)
 def test_dense_spatial_unpad_is_map_cut_newline(rows, cols, size):
     """LLaVA's own recipe: view as a map, unpad, append the newline column, flatten, overview in front."""
     side, newline = 4, torch.full((D,), 9.0)

@@ -22,6 +22,7 @@ from tests.tiny import (
     tiny_llava_config,
     tiny_llm_config,
 )
+from visionzip import visionzip
 
 IMG = IMAGE_TOKEN_INDEX
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -288,6 +289,15 @@ def test_deepcopy_and_pickle(models):
         want = model(ids, **arguments).logits
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
             assert torch.equal(twin(ids, **arguments).logits, want), family
+
+
+def test_models_of_one_config_object_do_not_share_what_is_attached(tmp_path):
+    config = tiny_llava(tmp_path).config
+    model_class = llava_classes("llama")[1]
+    dense, zipped = model_class(config), visionzip(model_class(config), 5, 2)
+    assert zipped.config.mm_compressor["dominant"] == 5 and zipped.config is zipped.get_model().config
+    assert getattr(dense.config, "mm_compressor", None) is None
+    assert getattr(config, "mm_compressor", None) is None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -90,5 +90,8 @@ def test_compressor_of_the_config(tmp_path):
     tower = build_vision_tower(SimpleNamespace(mm_vision_tower=folder, mm_compressor=budget.to_config()))
     assert tower.compressor == budget
     assert tower(tiny_images(1)).shape == (1, 7, 32)
+    with pytest.raises(ValueError, match=r"17 rows \(CLS \+ 16 patches\)"):
+        too_many = VisionZip(54, 10).to_config()
+        build_vision_tower(SimpleNamespace(mm_vision_tower=folder, mm_compressor=too_many))
     with pytest.raises(ValueError, match="unknown method"):
         build_vision_tower(SimpleNamespace(mm_vision_tower=folder, mm_compressor={"method": "magic"}))
