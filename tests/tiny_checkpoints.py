@@ -132,14 +132,21 @@ def write_plain(model: Any, folder: Path, dtype: torch.dtype = torch.float16) ->
     return build_sentencepiece(folder, vocab=TOKENS)
 
 
-def write_lora(model: Any, folder: Path, seed: int = 1, non_lora: bool = True, **keys: Any) -> tuple[Path, Any]:
-    """A LoRA folder made with peft over a copy of `model`; also returns that copy, adapter merged, as the answer."""
+def write_lora(
+    model: Any, folder: Path, seed: int = 1, non_lora: bool = True, bias: str = "none", **keys: Any
+) -> tuple[Path, Any]:
+    """A LoRA folder made with peft over a copy of `model`; also returns that copy, adapter merged, as the answer.
+
+    As in public runs, whose adapters were made before the model had its tower, adapter_config.json says nothing of it.
+    """
     import copy
 
     from peft import LoraConfig, get_peft_model
 
     tuned = copy.deepcopy(model)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "up_proj"], bias=bias, task_type="CAUSAL_LM"
+    )
     config.base_model_name_or_path = "org/base"
     config.exclude_modules = r".*(vision_tower|mm_projector).*"
     wrapped = get_peft_model(tuned, config)
@@ -148,11 +155,17 @@ def write_lora(model: Any, folder: Path, seed: int = 1, non_lora: bool = True, *
         for name, parameter in wrapped.named_parameters():
             if "lora_" in name:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-            elif "mm_projector" in name and non_lora:
+            elif ("mm_projector" in name or (bias == "all" and name.endswith("base_layer.bias"))) and non_lora:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    config.exclude_modules = None
     wrapped.save_pretrained(str(folder))
     if non_lora:
-        extra = {key: value.detach() for key, value in wrapped.named_parameters() if "mm_projector" in key}
+        kept = ("mm_projector", ".bias") if bias == "all" else ("mm_projector",)
+        extra = {
+            key: value.detach()
+            for key, value in wrapped.named_parameters()
+            if any(part in key for part in kept) and "vision_tower" not in key
+        }
         torch.save(extra, folder / "non_lora_trainables.bin")
         write_config(model, folder, **keys)
     return folder, wrapped.merge_and_unload()

@@ -253,12 +253,14 @@ def _merge_adapter(model: Any, checkpoint: Checkpoint) -> Any:
         ) from error
     adapter = read_adapter(checkpoint.folder)
     config = PeftConfig.from_pretrained(str(checkpoint.folder))
-    if checkpoint.kind == "lora" and not any("vision_tower" in key for key in adapter):
-        # Public adapters were made before the model had its tower and name their targets by last part ("q_proj"), which
-        # would also match the tower's layers.
-        config.exclude_modules = r".*\bvision_tower\b.*"
-    elif checkpoint.kind == "lora" and not model.get_vision_tower().is_loaded:
-        model.get_vision_tower().load_model(dtype=model.dtype)
+    if checkpoint.kind == "lora":
+        of_tower = [key for key in adapter if "vision_tower" in key]
+        if not any("lora_" in key for key in of_tower):
+            # Public adapters were made before the model had its tower and name their targets by last part ("q_proj"),
+            # which would also match the tower's layers.
+            config.exclude_modules = r".*\bvision_tower\b.*"
+        if of_tower and not model.get_vision_tower().is_loaded:
+            model.get_vision_tower().load_model(device_map={"": model.device}, dtype=model.dtype)
     wrapped = PeftModel(model, config)
     report: Any = set_peft_model_state_dict(wrapped, adapter)
     missing = [key for key in report.missing_keys if "lora_" in key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from pathlib import Path
@@ -134,6 +135,14 @@ def test_conversation_as_clients_use_it() -> None:
     # Positional construction as in the public dataclass.
     made = Conversation("system", ("a", "b"), [], 0, SeparatorStyle.SINGLE, "###", None, "v", skip_next=True)
     assert (made.version, made.skip_next, made.get_prompt()) == ("v", True, "system###")
+
+
+def test_templates_are_deepcopied_by_llama_3_clients() -> None:
+    """lmms-eval does so for llava_llama_3, whose `copy()` upstream loses the tokenizer."""
+    for name, template in conv_templates.items():
+        conversation = copy.deepcopy(template)
+        conversation.append_message(conversation.roles[0], "hello")
+        assert len(template.messages) == len(conv_templates[name].messages) == len(conversation.messages) - 1
 
 
 def test_separator_styles() -> None:

@@ -158,6 +158,10 @@ def test_every_picture_mode(processor: CLIPImageProcessorPil, ratio: str | None,
 def test_process_images_refuses(processor: CLIPImageProcessorPil) -> None:
     with pytest.raises(ValueError, match="'padd' is none of pad, anyres"):
         process_images([picture(5, 5)], processor, config("padd"))
+    with pytest.raises(ValueError, match="takes a list of pictures"):
+        process_images(picture(5, 5), processor, config("pad"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="image_grid_pinpoints must be a non-empty list"):
+        process_images([picture(5, 5)], processor, SimpleNamespace(image_aspect_ratio="anyres"))
     with pytest.raises(ValueError, match="no images"):
         process_images([], processor, config("pad"))
 
@@ -322,6 +326,7 @@ def test_image_tokens_as_tensor_and_other_sentinel(tokenizer: Any) -> None:
 )
 def test_model_name(path: str, name: str) -> None:
     assert get_model_name_from_path(path) == name
+    assert get_model_name_from_path(Path(path)) == name
 
 
 # ------------------------------------------------------------------------------------------------------------- stopping

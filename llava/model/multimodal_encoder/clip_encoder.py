@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -226,6 +227,11 @@ class CLIPVisionTower(nn.Module):
         if self.is_loaded:
             return self.vision_tower.config
         if self._config is None:
+            folder = Path(self.vision_tower_name)
+            if folder.is_dir() and not (folder / "config.json").is_file():  # transformers would make up a CLIP
+                raise ValueError(
+                    f"mm_vision_tower: cannot read a CLIP tower from {str(folder)!r}: no config.json there"
+                )
             try:
                 self._config = CLIPVisionConfig.from_pretrained(self.vision_tower_name)
             except OSError as error:

@@ -164,6 +164,65 @@ def test_lora_with_its_extra_weights(tmp_path: Path, kind: str) -> None:
     assert len(tokenizer) == TOKENS and processor is not None
 
 
+@pytest.mark.parametrize("layout", ["v15 with tower", "v16"])
+def test_lora_over_a_base_that_holds_its_tower(tmp_path: Path, layout: str) -> None:
+    """The adapter's targets are named by last part, which the tower's layers share; they are not meant."""
+    model = tiny_vicuna_llava(tmp_path)
+    if layout == "v16":
+        base = write_v16(model, tmp_path / "base", dtype=torch.float32)
+    else:
+        base = write_v15(model, tmp_path / "base", dtype=torch.float32)
+        write_shards(weights(model, tower=True), base)
+    folder, merged = write_lora(model, tmp_path / "lora")
+    assert json.loads((folder / "adapter_config.json").read_text())["exclude_modules"] is None
+    loaded = load(folder, base)[1]
+    assert same_weights(loaded, merged, atol=1e-6)
+    assert torch.allclose(logits(loaded), logits(merged), atol=1e-5)
+
+
+def test_lora_that_trained_biases_as_well(tmp_path: Path) -> None:
+    model = tiny_vicuna_llava(tmp_path, "qwen2")
+    base = write_v15(model, tmp_path / "base", dtype=torch.float32, model_type="llava_qwen")
+    folder, merged = write_lora(model, tmp_path / "lora", bias="all", model_type="llava_qwen")
+    stored = torch.load(folder / "non_lora_trainables.bin")
+    assert any(key.endswith("q_proj.base_layer.bias") for key in stored)
+    assert same_weights(load(folder, base)[1], merged, atol=1e-6)
+
+
+def test_half_a_lora_folder_says_whose_projector_it_uses(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_vicuna_llava(tmp_path)
+    base = write_v15(model, tmp_path / "base", dtype=torch.float32)
+    folder, _ = write_lora(model, tmp_path / "lora")
+    (folder / "non_lora_trainables.bin").unlink()
+    load(folder, base)
+    assert "holds no non_lora_trainables.bin: the projector is the one of" in caplog.text
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2"])
+@pytest.mark.parametrize("scaling", [None, {"type": "linear", "factor": 2.0}])
+def test_rope_is_saved_as_the_public_tree_reads_it(tmp_path: Path, family: str, scaling: dict[str, Any] | None) -> None:
+    """transformers 4 knows rope_theta and rope_scaling; without them it computes with 10000."""
+    kinds = {"llama": "llava_llama", "mistral": "llava_mistral", "qwen2": "llava_qwen"}
+    model = tiny_vicuna_llava(tmp_path, family)
+    keys = {"rope_theta": 1e6, "rope_scaling": scaling, "model_type": kinds[family]}
+    loaded = load(write_v15(model, tmp_path / "in", dtype=torch.float32, **keys))[1]
+    loaded.save_pretrained(tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert saved["rope_theta"] == 1e6
+    assert saved["rope_scaling"] == scaling
+    again = type(loaded).from_pretrained(tmp_path / "out")
+    again.get_vision_tower().load_model()
+    assert torch.equal(logits(again), logits(loaded))
+
+
+def test_the_class_saves_a_released_checkpoint(tmp_path: Path) -> None:
+    """Released generation defaults give a temperature and do not sample, which transformers 5 refuses to write."""
+    folder = write_v15(tiny_vicuna_llava(tmp_path), tmp_path / "in", dtype=torch.float32)
+    model = type(load(folder)[1]).from_pretrained(folder)
+    model.save_pretrained(tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
 def test_a_bare_adapter_over_a_llava(tmp_path: Path) -> None:
     model = tiny_vicuna_llava(tmp_path)
     base = write_v15(model, tmp_path / "base", dtype=torch.float32)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from llava.model.builder import load_pretrained_model
+from tests.tiny import tiny_tower_folder
 from tests.tiny_checkpoints import (
     PROJECTOR,
     TOKENS,
@@ -271,6 +272,56 @@ def test_an_adapter_fits_exactly(model: Any, complete: Path, tmp_path: Path, cha
     }[change]
     with pytest.raises(ValueError, match=expected):
         load(folder, complete)
+
+
+def test_a_lora_without_its_config_does_not_lose_its_projector(model: Any, tmp_path: Path) -> None:
+    base = write_plain(model, tmp_path / "base", dtype=torch.float32)
+    folder, _ = write_lora(model, tmp_path / "lora")
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds non_lora_trainables\.bin .* copy config\.json of the run"):
+        load(folder, base)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("adapter_config.json", '{"peft_type": "LO', r"adapter_config\.json is no valid JSON"),
+        ("adapter_config.json", "{}", r"adapter_config\.json names no peft_type"),
+    ],
+)
+def test_a_broken_adapter_config_is_named(
+    model: Any, complete: Path, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    folder, _ = write_lora(model, tmp_path / "lora")
+    (folder / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load(folder, complete)
+
+
+@pytest.mark.parametrize("content", ['{"bos_to', "[]"])
+def test_a_broken_special_tokens_map_is_named(folder: Path, content: str) -> None:
+    (folder / "special_tokens_map.json").write_text(content)
+    with pytest.raises(ValueError, match=r"special_tokens_map\.json"):
+        load(folder)
+
+
+def test_an_index_of_something_else_is_named(folder: Path) -> None:
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"lm_head.weight": 3}}')
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin\.index\.json has no 'weight_map'"):
+        load(folder)
+
+
+def test_a_tower_of_another_width_is_told_before_the_first_image(model: Any, folder: Path, tmp_path: Path) -> None:
+    wide = tiny_tower_folder(tmp_path / "wide", width=64)
+    write_config(model, folder, mm_vision_tower=str(wide))
+    with pytest.raises(ValueError, match=r"wide' has width 64, but the projector was made for mm_hidden_size 32"):
+        load(folder)
+
+
+def test_a_tower_of_several_scales_is_not_run_as_a_plain_one(model: Any, folder: Path) -> None:
+    write_config(model, folder, s2=True)
+    with pytest.raises(ValueError, match="S2 tower"):
+        load(folder)
 
 
 def test_lora_extras_the_model_does_not_have(model: Any, complete: Path, tmp_path: Path) -> None:

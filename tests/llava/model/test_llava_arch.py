@@ -274,6 +274,37 @@ def test_pretrained_projector_is_loaded(tmp_path):
         assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("change", ["shape", "missing"])
+def test_a_projector_file_that_does_not_fit_is_named(tmp_path, change):
+    source = tiny_llava(tmp_path)
+    state = {k: v for k, v in source.state_dict().items() if "mm_projector" in k}
+    key = "model.mm_projector.2.weight"
+    state = state | {key: torch.zeros(3, 3)} if change == "shape" else {k: v for k, v in state.items() if k != key}
+    torch.save(state, tmp_path / "mm_projector.bin")
+    arguments = model_args(tmp_path / "tower", pretrain_mm_mlp_adapter=str(tmp_path / "mm_projector.bin"))
+    with pytest.raises(ValueError, match=r"mm_projector\.bin do not fit .*2\.weight"):
+        text_model().get_model().initialize_vision_modules(arguments)
+
+
+@pytest.mark.parametrize(
+    ("images", "sizes", "message"),
+    [
+        (torch.zeros(3, 56, 56), None, r"got \[3, 56, 56\]; a single picture needs a batch axis"),
+        (["photo.jpg"], None, "image 0 must be a tensor .* got str"),
+        ([torch.zeros(56, 56)], None, r"image 0 must be a tensor .* got \[56, 56\]"),
+        ([torch.zeros(3, 56, 56)], (100, 100), r"one \(width, height\) per image, got \(100, 100\)"),
+    ],
+)
+def test_images_of_another_kind_are_refused(square, images, sizes, message):
+    with pytest.raises(ValueError, match=message):
+        square.image_sequences(images, sizes)
+
+
+def test_a_mask_of_another_length_is_refused(square):
+    with pytest.raises(ValueError, match=r"shape of the ids, \[1, 3\]; got \[1, 2\]"):
+        square.generate(torch.tensor([[1, 2, 3]]), attention_mask=torch.ones(1, 2), max_new_tokens=1)
+
+
 class Vocabulary:
     """As much of a tokenizer as adding tokens takes."""
 
@@ -341,6 +372,15 @@ def test_marker_rows_of_another_shape(tmp_path):
     file = tmp_path / "mm_projector.bin"
     torch.save({"model.mm_projector.0.bias": torch.zeros(1), "model.embed_tokens.weight": torch.zeros(5, 48)}, file)
     with pytest.raises(ValueError, match=r"\[5, 48\]; expected \[322, 48\]"):
+        text_model().initialize_vision_tokenizer(
+            tokenizer_args(mm_use_im_start_end=True, pretrain_mm_mlp_adapter=str(file)), Vocabulary(320)
+        )
+
+
+def test_a_projector_file_without_marker_rows_is_named(tmp_path):
+    file = tmp_path / "mm_projector.bin"
+    torch.save({"model.mm_projector.0.bias": torch.zeros(1)}, file)
+    with pytest.raises(ValueError, match=r"mm_projector\.bin holds no embeddings of <im_start>"):
         text_model().initialize_vision_tokenizer(
             tokenizer_args(mm_use_im_start_end=True, pretrain_mm_mlp_adapter=str(file)), Vocabulary(320)
         )

@@ -165,6 +165,14 @@ def test_spatial_order_against_cells(rows, cols, size, dominant, contextual, cls
     assert torch.equal(packed, by_cells(tokens, grid, exact=True, newline=newline))
 
 
+def test_as_many_tokens_as_patches_are_no_dense_grid():
+    """A compressor may keep 16 tokens of 16 patches, most of them merged: rows without a token get no line end."""
+    tokens = compressed(3, 4, 8, 8, cls=True)
+    grid, newline = TileGrid(1, 2, 4, (80, 40)), torch.full((D,), 5.0)
+    packed = pack_tiles(tokens, grid, merge_type="spatial_unpad", order="spatial", newline=newline)
+    assert torch.equal(packed, by_cells(tokens, grid, exact=True, newline=newline))
+
+
 def test_gradients_reach_features_and_newline():
     tokens = compressed(3, 4, 5, 2)
     features, newline = tokens.features.clone().requires_grad_(), torch.ones(D, requires_grad=True)

@@ -369,3 +369,33 @@ def test_large_grid(tmp_path):
 
 def test_config_type_of_a_delayed_tower(folder):
     assert isinstance(CLIPVisionTower(str(folder), args(), delay_load=True).config, CLIPVisionConfig)
+
+
+def test_pixels_must_be_preprocessed(tower):
+    with pytest.raises(ValueError, match=r"float \[T, 3, S, S\], got torch\.uint8"):
+        tower(torch.zeros(1, 3, 56, 56, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"got torch\.float32 \[3, 56, 56\]"):
+        tower(torch.zeros(3, 56, 56))
+
+
+def test_dtype_and_device_before_loading_say_what_to_do(folder):
+    waiting = CLIPVisionTower(str(folder), args(), delay_load=True)
+    for name in ("dtype", "device"):
+        with pytest.raises(ValueError, match=r"not loaded: call load_model\(\) first"):
+            getattr(waiting, name)
+
+
+def test_a_missing_config_is_not_taken_for_damaged_weights(tmp_path):
+    folder = tiny_tower_folder(tmp_path / "tower")
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"cannot read a CLIP tower from .*tower"):
+        CLIPVisionTower(str(folder), args())
+
+
+def test_a_full_gpu_is_not_taken_for_damaged_weights(folder, monkeypatch):
+    def out_of_memory(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("llava.model.multimodal_encoder.clip_encoder.CLIPVisionModel.from_pretrained", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        CLIPVisionTower(str(folder), args())
