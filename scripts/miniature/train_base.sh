@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Make the miniature base model from nothing: tower, tokenizer, language model, released layout. 70 to 90 minutes on 2 cores.
+# Make the miniature base model from nothing: tower, tokenizer, language model, released layout. about two hours on 2 cores.
 #
 #   bash scripts/miniature/train_base.sh
 #   THREADS=4 bash scripts/miniature/train_base.sh       # CPU threads (default 2)
+#
+# The shipped weights were made by the recipe before this one: two stages of the tower, AdamW alone (LOG.md, 2026-11-25).
 #
 # Safe to interrupt and run again: finished steps are kept (below checkpoints/miniature), the language model resumes.
 set -euo pipefail
