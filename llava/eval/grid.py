@@ -11,7 +11,6 @@ import gc
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -129,7 +128,6 @@ def _run_or_record_failure(cell: Cell, config: GridConfig, out: Path, opened: Op
         echo(f"{cell.name}: FAILED: {error}")
         return FAILED
     write_record(out, record)
-    shutil.rmtree(_work_folder(config) / cell.name, ignore_errors=True)  # its answers are in the record's items now
     tokens = "-" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f}"
     echo(f"{cell.name}: average {record.average:.1f}, {tokens} tokens an image, {record.seconds:.0f} s")
     return COMPLETE
@@ -181,7 +179,7 @@ def _run_cell(cell: Cell, config: GridConfig, out: Path, answerer: Answerer, bas
 
 
 def _digest(inputs: dict[str, Any] | None) -> str:
-    """Names what a stopped cell may go on with: the same inputs, answered by the same commit."""
+    """Names the answers a cell may use again: those to the same inputs, given by the same commit."""
     made_by = {"inputs": inputs, "commit": stamp()["commit"]}
     return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
 
