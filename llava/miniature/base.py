@@ -177,17 +177,19 @@ def rows(
     count: Annotated[int, typer.Option(help="Rows, one scene each, from the train split.")] = 24_000,
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
-    """Write captions, questions and pictures of the train split (disjoint from tune and test)."""
-    captions, asked, pictures = [], [], []
+    """Write captions, lists, questions and pictures of the train split (disjoint from tune and test)."""
+    captions, parts, asked, pictures = [], [], [], []
     for seed in SPLITS["train"][:count]:
         row, scene = mix_row(seed)
         if scene is not None:
             pictures.append((out / row["image"], scene))
             captions.append({**row, "conversations": talk([("<image>", describe(scene))])})
+            parts.append(_later(picture_row(seed, row["image"], _lists(scene, Random(f"parts-{seed}"), 12))))
             row = picture_row(seed, row["image"], _questions(scene, Random(f"questions-{seed}")))
         asked.append(_later(row))
     paint(pictures, workers)
     _write(out / "base_captions.json", captions)
+    _write(out / "base_parts.json", parts[: len(parts) // 2])
     _write(out / "base_questions.json", asked)  # last: train_base.sh takes it for the sign of finished rows
 
 
@@ -195,7 +197,11 @@ def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
     """Fourteen questions of all families, then three lists: more of them share one picture than in the mix, since the
     picture is most of what a row costs. Lists come last, so that no answer can be read off them."""
     lines = lines_of(ask_some(scene, rng, ASKED, 14), rng, again=0.25)
-    return lines + [(question.text, question.answer) for question in ask_parts(scene, rng, 3)]
+    return lines + _lists(scene, rng, 3)
+
+
+def _lists(scene: Scene, rng: Random, turns: int) -> list[tuple[str, str]]:
+    return [(question.text, question.answer) for question in ask_parts(scene, rng, turns)]
 
 
 def _later(row: dict[str, Any]) -> dict[str, Any]:

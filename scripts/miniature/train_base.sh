@@ -4,7 +4,7 @@
 #   bash scripts/miniature/train_base.sh
 #   THREADS=4 bash scripts/miniature/train_base.sh       # CPU threads (default 2)
 #
-# The shipped weights were made by the recipe before this one: two stages of the tower, AdamW alone (LOG.md, 2026-11-25).
+# The shipped weights were made by the recipe before this one: two stages of the tower, AdamW alone, no lists (LOG.md, 2026-11-25).
 #
 # Safe to interrupt and run again: finished steps are kept (below checkpoints/miniature), the language model resumes.
 set -euo pipefail
@@ -14,7 +14,7 @@ setup_environment
 
 THREADS="${THREADS:-2}"
 WORK=checkpoints/miniature
-TOWER=playground/miniature/clip-mini-patch14-168
+TOWER=$WORK/tower
 
 # once MARKER COMMAND...: run the command unless the file it leaves behind is there.
 once() {
@@ -31,12 +31,11 @@ second_stage() {
 third_stage() {
   "$PYTHON" -m llava.miniature.tower --start "$WORK/tower-stage2" --places --steps 1000 --horizon 1000 --learning-rate 5e-4 \
     --seed 2 --threads "$THREADS" --out "$TOWER"
-  touch "$WORK/tower.done"
 }
 
 once "$WORK/tower-stage1/model.safetensors" "$PYTHON" -m llava.miniature.tower --out "$WORK/tower-stage1" --threads "$THREADS"
 once "$WORK/tower-stage2/model.safetensors" second_stage
-once "$WORK/tower.done" third_stage
+once "$TOWER/model.safetensors" third_stage
 once "$WORK/llm-start/model.safetensors" "$PYTHON" -m llava.miniature.base start --out "$WORK/llm-start"
 once "$WORK/base-data/base_questions.json" "$PYTHON" -m llava.miniature.base rows --out "$WORK/base-data"
 
@@ -47,9 +46,12 @@ train() {
   once "$WORK/$1/run.json" env OMP_NUM_THREADS=$((THREADS > 1 ? THREADS / 2 : 1)) MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=20000000000 \
     ACCELERATE_DYNAMO_BACKEND=inductor ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION=true ACCELERATE_DYNAMO_USE_DYNAMIC=true \
     "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node 2 \
-    -m llava.train.train --config "configs/train/base_$1_miniature.yaml" --output_dir "$WORK/$1"
+    -m llava.train.train --config "configs/train/base_$1_miniature.yaml" --vision_tower "$TOWER" \
+    --output_dir "$WORK/$1"
 }
 
 train captions
+train parts
 train questions
-"$PYTHON" -m llava.miniature.base release --earlier "$WORK/captions" --trained "$WORK/questions"
+"$PYTHON" -m llava.miniature.base release --earlier "$WORK/captions" --earlier "$WORK/parts" --trained "$WORK/questions"
+cp "$TOWER"/* playground/miniature/clip-mini-patch14-168/

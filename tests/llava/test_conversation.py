@@ -216,7 +216,7 @@ def test_default_conversation_is_vicuna_v1() -> None:
 
 
 def test_templates_stay_as_they_are() -> None:
-    before = copy.deepcopy(conv_templates)
+    before = {name: copy.deepcopy(vars(template)) for name, template in conv_templates.items()}
     for name in conv_templates:
         conv = conv_templates[name].copy()
         conv.append_message(conv.roles[0], ("text", Image.new("RGB", (2, 2)), "Default"))
@@ -225,7 +225,7 @@ def test_templates_stay_as_they_are() -> None:
             conv.append_message(conv.roles[1], None)
             conv.get_prompt()
         conv.messages[0][1] = "overwritten"
-    assert conv_templates == before
+    assert {name: vars(template) for name, template in conv_templates.items()} == before
     with pytest.raises(ValueError, match="copy"):
         default_conversation.append_message("USER", "Q")
 
