@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llava.constants import IGNORE_INDEX
+from llava.encoded import join_images
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,12 @@ class DataCollatorForSupervisedDataset:
     """Pad rows to the longest and gather their images.
 
     Each row gives `input_ids` [L] int64 (image sentinels included), `labels` [L] int64, and, in a multimodal run,
-    `images` (list of [3, S, S], or [1+n, 3, S, S] with tiles) and `image_sizes` (list of (W, H)); text-only rows there
-    carry one zero image, because every row consumes at least one image of the batch.
+    `images` (list of [3, S, S], or [1+n, 3, S, S] with tiles, or of the tower's tokens, see `llava.encoded`) and
+    `image_sizes` (list of (W, H)); text-only rows there carry one zero image, because every row consumes at least one
+    image of the batch.
 
     The batch holds `input_ids`, `labels`, `attention_mask` [B, L], and `images`, `image_sizes` over all rows in order.
-    `images` is one tensor [I, 3, S, S] when all are single equal tiles, else a list.
+    `images` is one tensor [I, 3, S, S] when all are single equal tiles, else a list; tokens are joined.
 
     The mask comes from the lengths, not from `input_ids != pad`: Vicuna pads with `<unk>`, which may occur in text.
     """
@@ -48,6 +50,11 @@ class DataCollatorForSupervisedDataset:
 
 def _gather_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Images and sizes of all rows in order; a row without any gets a zero tile, which its missing sentinel ignores."""
+    if any(isinstance(image, dict) for row in rows for image in row.get("images", ())):
+        return {
+            "images": join_images([image for row in rows for image in row["images"]]),
+            "image_sizes": [size for row in rows for size in row["image_sizes"]],
+        }
     sample: Tensor = next(row["images"][0] for row in rows if "images" in row)
     side = sample.shape[-1]
     zero = torch.zeros_like(sample if sample.dim() == 3 else sample[:1])

@@ -13,30 +13,35 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.data.preprocess import preprocess
-from llava.data.rows import Row, images_of, row_id, scan_rows, word_counts
-from llava.data.subset import Subset
+from llava.data.feature_cache import FeatureCache
+from llava.data.masked import MaskedRows, empty_sample
+from llava.data.preprocess import MaskingError, preprocess
+from llava.data.rows import Row, images_of, row_id, word_counts
+from llava.data.sets import choose_rows
+from llava.encoded import EncodedImages
 from llava.mm_utils import load_image, process_images
 
 logger = logging.getLogger(__name__)
 
 
 class LazySupervisedDataset(Dataset[dict[str, Any]]):
-    """Rows of a LLaVA JSON or JSON-lines file, optionally the rows of a manifest only.
+    """Rows of a LLaVA JSON or JSON-lines file, or of a list of such files; optionally the rows of a manifest only.
 
     A sample holds `input_ids` [L] and `labels` [L] (int64), and in a multimodal run `images` and `image_sizes` (lists,
     see `llava.data.collator`). A text-only row then carries one zero tile: every row consumes an image of the batch,
-    and so every process runs the tower in every step.
+    and so every process runs the tower in every step. With a cache in the slot `features`, `images` are what the tower
+    made of them (`llava.encoded`) and no image file is opened.
 
     Args:
-        data_path: the file.
+        data_path: the file, or a list of files (see `llava.data.sets`).
         tokenizer: Hugging Face tokenizer; `model_max_length` cuts longer rows.
         version: key of the conversation template.
         image_folder: folder the image paths are relative to.
         image_processor: of the vision tower; None for a text-only run.
         model_cfg: config with image_aspect_ratio and image_grid_pinpoints, normally the model's.
         subset_manifest: train on these rows only.
-        max_bad_rows: so many rows of the file may break the format; they are logged and left out.
+        max_bad_rows: so many rows may break the format or have no labels; they are logged and nothing is learned of them.
+        skip_text_only: leave rows without an image out.
 
     Raises:
         ValueError: broken data (see `llava.data.rows`), a manifest of another file, images without a processor.
@@ -53,6 +58,7 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
         model_cfg: Any = None,
         subset_manifest: str | Path | None = None,
         max_bad_rows: int = 0,
+        skip_text_only: bool = False,
     ) -> None:
         self.data_path = Path(data_path)
         self.tokenizer = tokenizer
@@ -60,13 +66,17 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
         self.image_folder = Path(image_folder or ".")
         self.image_processor = image_processor
         self.model_cfg = model_cfg
-        rows, bad = scan_rows(data_path, max_bad_rows)
-        chosen = Subset.load(subset_manifest).apply(rows, data_path) if subset_manifest else range(len(rows))
-        self.indices = [index for index in chosen if index not in bad]
-        self.rows: list[Row] = [rows[index] for index in self.indices]
+        self.features: FeatureCache | None = None
+        everything = choose_rows(data_path, subset_manifest, max_bad_rows)
+        self.chosen = everything.with_images() if skip_text_only else everything
+        self.rows: list[Row] = self.chosen.rows
+        self.skipped_text_only = len(everything.rows) - len(self.rows)
+        self.masked = MaskedRows(len(self.rows), max_bad_rows - everything.bad)
         if image_processor is None and any(self.has_image):
             raise ValueError(f"{data_path} has rows with images, but the run has no vision tower; give --vision_tower")
-        logger.info("%s: %d of %d rows, %d with images", data_path, len(self.rows), len(rows), sum(self.has_image))
+        logger.info("%s: %d rows, %d with images", data_path, len(self.rows), sum(self.has_image))
+        if self.skipped_text_only:
+            logger.info("%s: %d text-only rows left out (skip_text_only)", data_path, self.skipped_text_only)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,23 +90,35 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
     def has_image(self) -> list[bool]:
         return [bool(images_of(row)) for row in self.rows]
 
+    def image_files(self) -> list[Path]:
+        """Every image file of the rows, in order, as often as it is used."""
+        return [self.image_folder / path for row in self.rows for path in images_of(row)]
+
     def __getitem__(self, position: int) -> dict[str, Any]:
         row = self.rows[position]
         try:
-            return self._sample(row)
+            return self._sample(position, row)
         except ValueError as error:
-            index = self.indices[position]
-            raise ValueError(f"{self.data_path} row {index} (id {row_id(row, index)}): {error}") from error
+            raise ValueError(f"{self.name_of(position)}: {error}") from error
 
-    def _sample(self, row: Row) -> dict[str, Any]:
+    def name_of(self, position: int) -> str:
+        """File, index and id of a row, for messages."""
+        origin = self.chosen.origins[position]
+        return f"{origin.file} row {origin.index} (id {row_id(self.rows[position], origin.index)})"
+
+    def _sample(self, position: int, row: Row) -> dict[str, Any]:
         paths = images_of(row)
-        encoded = preprocess(
-            row["conversations"],
-            self.tokenizer,
-            self.version,
-            has_image=bool(paths),
-            mm_use_im_start_end=bool(getattr(self.model_cfg, "mm_use_im_start_end", False)),
-        )
+        try:
+            encoded = preprocess(
+                row["conversations"],
+                self.tokenizer,
+                self.version,
+                has_image=bool(paths),
+                mm_use_im_start_end=bool(getattr(self.model_cfg, "mm_use_im_start_end", False)),
+            )
+        except MaskingError as error:
+            self.masked.add(position, str(error), self.name_of(position))
+            encoded = empty_sample(self.tokenizer.pad_token_id or 0)
         limit = self.tokenizer.model_max_length
         sample: dict[str, Any] = {key: encoded[key][:limit] for key in ("input_ids", "labels")}
         if self.image_processor is None:
@@ -108,14 +130,18 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
         sample["image_sizes"] = [size for _, size in pictures]
         return sample
 
-    def _load(self, path: str) -> tuple[Tensor, tuple[int, int]]:
-        """Pixels [3, S, S] or tiles [1+n, 3, S, S], and the picture's (W, H)."""
+    def _load(self, path: str) -> tuple[Tensor | EncodedImages, tuple[int, int]]:
+        """Pixels [3, S, S] or tiles [1+n, 3, S, S] or the tower's tokens, and the picture's (W, H)."""
+        if self.features is not None:
+            return self.features.read(self.image_folder / path)
         picture = load_image(self.image_folder / path)
         return process_images([picture], self.image_processor, self.model_cfg)[0], picture.size
 
-    def _zero_tile(self) -> tuple[Tensor, tuple[int, int]]:
+    def _zero_tile(self) -> tuple[Tensor | EncodedImages, tuple[int, int]]:
         crop = self.image_processor.crop_size
         height, width = crop["height"], crop["width"]
+        if self.features is not None:
+            return self.features.blank(), (width, height)
         zero = torch.zeros(3, height, width)
         tiled = "anyres" in (getattr(self.model_cfg, "image_aspect_ratio", None) or "")
         return (zero[None] if tiled else zero), (width, height)

@@ -7,7 +7,9 @@ multimodal_encoder, multimodal_projector, packing and splice.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +24,20 @@ from llava.constants import (
     DEFAULT_IMAGE_PATCH_TOKEN,
     IMAGE_TOKEN_INDEX,
 )
+from llava.encoded import EncodedImages
 from llava.model.checkpoint import load_projector, projector_state, require_fit
 from llava.model.language_model.token_rows import copy_rows, fill_with_mean
 from llava.model.multimodal_encoder.builder import build_vision_tower, resolve_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector, project
 from llava.model.packing import Order, pack_tiles, unpad_image
+from llava.model.row_packing import pack_rows
 from llava.model.splice import Side, splice_batch
 from visionzip.core.types import VisionTokens
 
 __all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "merge_type", "unpad_image"]
 
-Images = Tensor | Sequence[Tensor]
+Images = Tensor | Sequence[Tensor] | EncodedImages
 Prepared = tuple[Tensor | None, Tensor | None, Tensor | None, Any, Tensor | None, Tensor | None]
 
 
@@ -140,7 +144,9 @@ class LlavaMetaForCausalLM:
         tower = self.get_vision_tower()
         if tower is None:
             raise ValueError("This model has no vision tower: its config has no mm_vision_tower")
-        tokens = tower.encode(images)
+        return self._project(tower.encode(images))
+
+    def _project(self, tokens: VisionTokens) -> VisionTokens:
         features = project(self.get_model().mm_projector, tokens.features)
         return dataclasses.replace(tokens, features=features, positions=tokens.positions.to(features.device))
 
@@ -149,20 +155,26 @@ class LlavaMetaForCausalLM:
 
         Args:
             images: a batch [n, 3, S, S], one tile per image and no packing; or a list (or 5-D tensor) of images
-                [3, S, S] or [1 + tiles, 3, S, S], overview first.
+                [3, S, S] or [1 + tiles, 3, S, S], overview first; or what the tower made of them before.
             image_sizes: (W, H) of every picture before tiling; needed by the spatial merge types for tiled images.
 
         Raises:
             ValueError: images are no such tensors, or image_sizes no such pairs.
         """
-        _check_images(images, image_sizes)
-        if isinstance(images, Tensor) and images.dim() == 4:
-            return list(self.encode_images(images))
-        tiled = [image if image.dim() == 4 else image[None] for image in images]  # [T_i, 3, S, S]
-        if not tiled:
-            return []
-        tokens = self._encode(torch.cat(tiled))
-        counts = [len(tiles) for tiles in tiled]
+        if isinstance(images, dict):
+            tokens = self._project(VisionTokens(images["features"], images["positions"], images["has_cls"]))
+            counts = images["tiles"].tolist()
+            if "anyres" not in (getattr(self.config, "image_aspect_ratio", None) or ""):
+                return list(tokens.features)  # one tile per image and no packing, as for pixels
+        else:
+            _check_images(images, image_sizes)
+            if isinstance(images, Tensor) and images.dim() == 4:
+                return list(self.encode_images(images))
+            tiled = [image if image.dim() == 4 else image[None] for image in images]  # [T_i, 3, S, S]
+            if not tiled:
+                return []
+            tokens = self._encode(torch.cat(tiled))
+            counts = [len(tiles) for tiles in tiled]
         per_image = zip(torch.split(tokens.features, counts), torch.split(tokens.positions, counts), strict=True)
         return [
             pack_tiles(
@@ -211,8 +223,13 @@ class LlavaMetaForCausalLM:
         images: Images | None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         modalities: Sequence[str] | None = None,
+        pack_length: int | None = None,
     ) -> Prepared:
         """Replace image tokens by image features.
+
+        Args:
+            pack_length: training only; put rows together in packs of so many tokens instead of padding each
+                (see `llava.model.row_packing`). Position ids are then always returned, and no mask.
 
         Returns:
             (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels). Without a tower or
@@ -236,7 +253,10 @@ class LlavaMetaForCausalLM:
             side=self._padding_side(),
             max_length=getattr(self.config, "tokenizer_model_max_length", None),
             training=self.training and labels is not None,
+            arrange=None if pack_length is None else functools.partial(pack_rows, capacity=self._capacity(pack_length)),
         )
+        if pack_length is not None:
+            return None, batch.position_ids, None, past_key_values, batch.embeds, batch.labels
         return (
             None,
             None if position_ids is None else batch.position_ids,
@@ -248,6 +268,11 @@ class LlavaMetaForCausalLM:
 
     def _padding_side(self) -> Side:
         return getattr(self.config, "tokenizer_padding_side", None) or "right"
+
+    def _capacity(self, pack_length: int) -> int:
+        """Tokens of a pack: flash attention skips what rows must not see, however long, but finds rows in one pack."""
+        flash = "flash" in (getattr(self.config, "_attn_implementation", None) or "")
+        return sys.maxsize if flash else pack_length
 
     def _check_supported(self, modalities: Sequence[str] | None) -> None:
         unknown = sorted(set([modalities] if isinstance(modalities, str) else modalities or ()) - {"image", "text"})

@@ -98,6 +98,7 @@ def splice_batch(
     side: Side = "right",
     max_length: int | None = None,
     training: bool = False,
+    arrange: Callable[[Sequence[TextRow]], Batch] | None = None,
 ) -> Batch:
     """Text rows and image tokens to one padded batch of embeddings.
 
@@ -108,6 +109,7 @@ def splice_batch(
         mask: [B, l], nonzero at real tokens on whichever side; None: all real.
         labels: [B, l]; None: nothing to learn.
         side, max_length, training: see `pad_rows` and `truncate`.
+        arrange: makes the batch of the rows instead of `pad_rows`.
 
     Raises:
         ValueError: image tokens and images do not fit, or see `truncate`.
@@ -128,7 +130,8 @@ def splice_batch(
         splice(ids, words, targets, [images[i] for i in own.used], None if own.unused is None else images[own.unused])
         for ids, words, targets, own in zip(row_ids, embeds, row_labels, owned, strict=True)
     ]
-    return pad_rows(truncate(rows, max_length, training=training), side)
+    rows = truncate(rows, max_length, training=training)
+    return pad_rows(rows, side) if arrange is None else arrange(rows)
 
 
 def splice(

@@ -75,7 +75,15 @@ class Imports:
         return module in self.scope if self.alone else within(module, self.scope)
 
 
-BASE = ("llava.constants", "llava.conversation", "llava.anyres", "llava.mm_utils", "llava.provenance", "llava.utils")
+BASE = (
+    "llava.constants",
+    "llava.conversation",
+    "llava.anyres",
+    "llava.encoded",
+    "llava.mm_utils",
+    "llava.provenance",
+    "llava.utils",
+)
 TOPS = ("llava.train", "llava.eval", "llava.bench", "llava.release", "llava.serve", "llava.miniature")
 
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.language_model.generation_defaults import drop_idle_sampling
-from llava.model.llava_arch import Images, LlavaMetaForCausalLM
+from llava.model.language_model.loss import supervised_loss
+from llava.model.llava_arch import Images, LlavaMetaForCausalLM, Prepared
 from llava.model.splice import left_padded
 
 
@@ -66,6 +68,8 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
         return_dict: bool | None = None,
         modalities: Sequence[str] | None = None,
         logits_to_keep: int | Tensor = 0,
+        loss_only: bool = False,
+        pack_length: int | None = None,
         **kwargs: Any,
     ) -> Any:
         """Logits [B, L, V] of the expanded sequence (each image token counts as all its image's tokens), and loss.
@@ -73,26 +77,27 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
         Args:
             input_ids, labels, attention_mask: [B, l], before expansion, padded on either side.
             images, image_sizes: see `image_sequences`.
+            loss_only: the output holds the loss and no logits, which are computed at supervised positions only.
+            pack_length: see `prepare_inputs_labels_for_multimodal`; rows of a batch without images are not packed.
             kwargs: go to the decoder (`num_items_in_batch` and the like).
+
+        Raises:
+            ValueError: images and image tokens do not fit, or loss_only without labels.
         """
         if inputs_embeds is None and input_ids is not None:
-            if images is None and past_key_values is None:
-                _reject_unfilled(input_ids)
-            if images is not None and attention_mask is None and past_key_values is None:
-                # Images of different lengths pad rows that had none before.
-                attention_mask = torch.ones_like(input_ids)
-            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
-                self.prepare_inputs_labels_for_multimodal(
-                    input_ids,
-                    position_ids,
-                    attention_mask,
-                    past_key_values,
-                    labels,
-                    images,
-                    image_sizes=image_sizes,
-                    modalities=modalities,
-                )
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = self._expand(
+                input_ids,
+                position_ids,
+                attention_mask,
+                past_key_values,
+                labels,
+                images,
+                image_sizes=image_sizes,
+                modalities=modalities,
+                pack_length=pack_length,
             )
+        if loss_only:
+            return self._loss(inputs_embeds, input_ids, attention_mask, position_ids, labels, **kwargs)
         return super().forward(  # type: ignore[misc]
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -109,6 +114,46 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
             ),
             **kwargs,
         )
+
+    def _expand(
+        self,
+        ids: Tensor,
+        positions: Tensor | None,
+        mask: Tensor | None,
+        past: Any,
+        labels: Any,
+        images: Any,
+        **more: Any,
+    ) -> Prepared:
+        """`prepare_inputs_labels_for_multimodal`, once more is known than it asks for."""
+        if images is None and past is None:
+            _reject_unfilled(ids)
+        if images is not None and mask is None and past is None:
+            mask = torch.ones_like(ids)  # images of different lengths pad rows that had none before
+        return self.prepare_inputs_labels_for_multimodal(ids, positions, mask, past, labels, images, **more)
+
+    def _loss(
+        self,
+        inputs_embeds: Tensor | None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        labels: Tensor | None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        if labels is None:
+            raise ValueError("loss_only needs labels")
+        hidden = self.get_model()(
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=False,  # with a cache transformers would not look for packed rows
+            **kwargs,
+        ).last_hidden_state
+        loss: Any = supervised_loss(hidden, labels, self.lm_head, num_items_in_batch)
+        return CausalLMOutputWithPast(loss=loss)
 
     @torch.no_grad()
     def generate(

@@ -1,0 +1,211 @@
+"""The tower's output for every image of a training set, on disk.
+
+A frozen tower gives the same features for an image in every epoch and every run, and VisionZip does not look at the
+text: they are computed once (`python -m llava.train.cache_features`) and read instead of the image ever after.
+
+A cache is a folder:
+
+    cache.json           the key: tower, compressor, preprocessing and dtype the features belong to
+    shard-N-R.safetensors  "features" [sum T, K, C] and "positions" [sum T, K] of some images, tile after tile
+    shard-N-R.json         which images: path -> first tile, tiles, (width, height), file size, mtime, sha256
+
+A shard counts once its .json is there, which is written last; so filling may be interrupted, and goes on. A cache of
+another key is refused. An image whose file changed (size or time, then its hash) is computed again.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from llava.encoded import EncodedImages
+from llava.provenance import sha256_file
+
+logger = logging.getLogger(__name__)
+
+KEY_FILE = "cache.json"
+SHARD_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class CachedImage:
+    """Where an image's tiles lie in its shard, and the file they were made from. `mtime_ns`: its modification time."""
+
+    first: int
+    tiles: int
+    width: int
+    height: int
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+    def is_of(self, file: Path) -> bool:
+        """Whether the file is still the one these features were made from."""
+        stat = file.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.mtime_ns):
+            return True
+        return stat.st_size == self.bytes and sha256_file(file) == self.sha256
+
+
+class FeatureCache:
+    """Reads a cache folder. Images are known by their path as the run writes it (`image_folder` / path of the row).
+
+    Args:
+        folder: of the cache; an empty or missing one is an empty cache.
+        key: what the features must belong to, JSON values only.
+
+    Raises:
+        ValueError: the folder holds features of another key (the differences are named), or is damaged.
+    """
+
+    def __init__(self, folder: str | Path, key: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.has_cls = bool(key["has_cls"])
+        self._images: dict[str, tuple[Path, CachedImage]] = {}
+        self._open: dict[Path, Any] = {}
+        if not (self.folder / KEY_FILE).is_file():
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                raise ValueError(
+                    f"--feature_cache {folder} holds files but no {KEY_FILE}: it is no cache; name another"
+                )
+            return
+        _require_same(json.loads((self.folder / KEY_FILE).read_text(encoding="utf-8")), dict(key), self.folder)
+        for index in sorted(self.folder.glob("shard-*.json")):  # of two entries of an image the later holds
+            shard = index.with_suffix(".safetensors")
+            if not shard.is_file():
+                raise ValueError(
+                    f"{index} has no {shard.name} beside it; remove the index, the rest of the cache holds"
+                )
+            for path, entry in json.loads(index.read_text(encoding="utf-8")).items():
+                self._images[path] = (shard, CachedImage(**entry))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def missing(self, files: Iterable[Path]) -> list[Path]:
+        """The files whose features are not here, or were made from another content; each once, in order.
+
+        Raises:
+            ValueError: a file does not exist.
+        """
+        wanted = dict.fromkeys(files)
+        absent = next((file for file in wanted if not file.is_file()), None)
+        if absent is not None:
+            raise ValueError(f"image {absent} does not exist; check --image_folder and the paths in the data file")
+        return [file for file in wanted if not self._has(file)]
+
+    def _has(self, file: Path) -> bool:
+        found = self._images.get(str(file))
+        return found is not None and found[1].is_of(file)
+
+    def read(self, file: Path) -> tuple[EncodedImages, tuple[int, int]]:
+        """One image's features and (width, height). Raises: ValueError when it is not here or its shard is broken."""
+        if str(file) not in self._images:
+            raise ValueError(f"image {file} is not in the feature cache {self.folder}; fill it again (same command)")
+        shard, image = self._images[str(file)]
+        rows = slice(image.first, image.first + image.tiles)
+        try:
+            features, positions = self._tensor(shard, "features", rows), self._tensor(shard, "positions", rows)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{shard} is damaged ({error}); remove it with its .json and fill the cache again"
+            ) from error
+        return self._encoded(features, positions), (image.width, image.height)
+
+    def blank(self) -> EncodedImages:
+        """One tile of zeros, which a text-only row owns without using it. Raises: ValueError for an empty cache."""
+        if not self._images:
+            raise ValueError(f"the feature cache {self.folder} is empty")
+        shard, _ = next(iter(self._images.values()))
+        features, positions = (self._tensor(shard, name, slice(0, 1)) for name in ("features", "positions"))
+        return self._encoded(torch.zeros_like(features), positions)
+
+    def _encoded(self, features: Tensor, positions: Tensor) -> EncodedImages:
+        tiles = torch.tensor([len(features)])
+        return {"features": features, "positions": positions, "tiles": tiles, "has_cls": self.has_cls}
+
+    def _tensor(self, shard: Path, name: str, rows: slice) -> Tensor:
+        if shard not in self._open:
+            self._open[shard] = safe_open(shard, framework="pt")
+        tensor: Tensor = self._open[shard].get_slice(name)[rows]
+        return tensor
+
+
+class CacheWriter:
+    """Adds images to a cache folder, a shard at a time; used in a `with`, whose end writes the last shard.
+
+    Args:
+        folder: of the cache.
+        key: see `FeatureCache`.
+        writer: number of this process among those that write at the same time.
+    """
+
+    def __init__(self, folder: str | Path, key: Mapping[str, Any], writer: int = 0) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / KEY_FILE).exists():
+            _write_json(self.folder / KEY_FILE, dict(key), writer)
+        numbers = [int(path.stem.split("-")[1]) for path in self.folder.glob("shard-*.json")]
+        self._number = max(numbers, default=-1) + 1
+        self._writer = writer
+        self._clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()  # also after an error: what was computed is kept
+
+    def _clear(self) -> None:
+        self._features: list[Tensor] = []
+        self._positions: list[Tensor] = []
+        self._entries: dict[str, Any] = {}
+        self._tiles = self._bytes = 0
+
+    def add(self, file: Path, features: Tensor, positions: Tensor, size: tuple[int, int]) -> None:
+        """Keep an image's features [T, K, C] and positions [T, K], and write the shard when it is full."""
+        stat = file.stat()
+        image = CachedImage(self._tiles, len(features), *size, stat.st_size, stat.st_mtime_ns, sha256_file(file))
+        self._entries[str(file)] = asdict(image)
+        self._features.append(features.cpu())
+        self._positions.append(positions.cpu())
+        self._tiles += len(features)
+        self._bytes += features.nbytes
+        if self._bytes >= SHARD_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last shard as a shard of its own."""
+        if not self._entries:
+            return
+        shard = self.folder / f"shard-{self._number:05d}-{self._writer:03d}.safetensors"
+        partial = shard.with_suffix(".partial")
+        save_file({"features": torch.cat(self._features), "positions": torch.cat(self._positions)}, partial)
+        os.replace(partial, shard)
+        _write_json(shard.with_suffix(".json"), self._entries, self._writer)
+        self._number += 1
+        self._clear()
+
+
+def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    wanted = json.loads(json.dumps(wanted))  # tuples as JSON has them
+    differing = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
+    if differing:
+        shown = "; ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} here" for name in differing)
+        raise ValueError(
+            f"--feature_cache {folder} was made for another run and cannot be used ({shown}). Name another folder"
+        )
+
+
+def _write_json(path: Path, value: Mapping[str, Any], writer: int) -> None:
+    partial = path.with_name(f"{path.name}.{writer}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,188 @@
+"""Fill a feature cache: run the frozen tower once over the images of a training set.
+
+    python -m llava.train.cache_features --config configs/train/zip_tune_miniature.yaml --feature_cache runs/features
+
+Options are those of the training the cache is for. A training with --feature_cache fills what is missing by itself
+before its first step, every process its share, so this command is for filling ahead, on another machine, or for looking
+at the size. On several nodes the folder must be one that all of them see.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from llava.anyres import parse_pinpoints
+from llava.data.dataset import LazySupervisedDataset
+from llava.data.feature_cache import CacheWriter, FeatureCache
+from llava.mm_utils import load_image, process_images
+from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.options import parse_args
+from llava.train.setup import load_model
+from llava.train.stages import TOWER, Stage, choose_stage
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+BATCH = 16  # images per call of the tower
+
+
+def cache_key(tower: Any, config: Any) -> dict[str, Any]:
+    """What the features of a tower depend on, as JSON values: its weights, what it selects, how it sees pictures."""
+    processor = json.loads(tower.image_processor.to_json_string())
+    return {
+        "format": FORMAT,
+        "tower_sha256": _hash(tower.vision_tower.state_dict()),
+        "select_layer": tower.select_layer,
+        "select_feature": tower.select_feature,
+        "compressor": getattr(config, "mm_compressor", None),
+        "has_cls": bool(tower.encode(_blank(tower)).has_cls),
+        "image_aspect_ratio": getattr(config, "image_aspect_ratio", None),
+        "image_grid_pinpoints": getattr(config, "image_grid_pinpoints", None),
+        "image_processor": {name: value for name, value in processor.items() if not name.startswith("_")},
+        "dtype": str(tower.dtype).removeprefix("torch."),
+    }
+
+
+def _hash(state: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {list(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _blank(tower: Any) -> torch.Tensor:
+    return torch.zeros(1, 3, tower.image_size, tower.image_size, device=tower.device, dtype=tower.dtype)
+
+
+def require_frozen_tower(stage: Stage) -> None:
+    """Raises: ValueError where features would change while training, or cannot be computed before it."""
+    if TOWER in stage.parts:
+        raise ValueError("--feature_cache needs a frozen vision tower, but this run trains it; leave the flag out")
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "--feature_cache cannot be filled under ZeRO-3, which shards the tower; take configs/deepspeed/zero2.json"
+        )
+
+
+def fill_cache(
+    folder: str | Path, dataset: LazySupervisedDataset, model: Any, device: torch.device, workers: int = 0
+) -> FeatureCache:
+    """Compute what the cache lacks of a dataset's images, and open it. Called on every process.
+
+    Raises:
+        ValueError: a cache of something else, a broken image, or too little room on the disk.
+    """
+    state = PartialState()
+    tower = model.get_vision_tower().to(device)
+    key = cache_key(tower, model.config)
+    cache = FeatureCache(folder, key)
+    missing = cache.missing(dataset.image_files())
+    if missing:
+        _say_size(Path(folder), len(missing), tower, model.config)
+    state.wait_for_everyone()  # nobody writes while another still looks
+    mine = missing[state.process_index :: state.num_processes]
+    with CacheWriter(folder, key, state.process_index) as writer:
+        for batch in tqdm(_batches(mine, tower, model.config, workers), "features", disable=not state.is_main_process):
+            _encode(batch, tower, writer)
+    state.wait_for_everyone()
+    return FeatureCache(folder, key)
+
+
+def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
+    """Log what the cache will take; every process checks the disk before the first image."""
+    features = tower.encode(_blank(tower)).features
+    tiles = 1
+    if "anyres" in (getattr(config, "image_aspect_ratio", None) or ""):
+        side = tower.image_size
+        sizes = parse_pinpoints(config.image_grid_pinpoints, side)
+        tiles += max(width * height // side**2 for width, height in sizes)
+    need = count * tiles * features.nbytes
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    tokens, width = features.shape[1:]
+    most = "at most " if tiles > 1 else ""
+    logger.info(
+        "features of %d images, %s%d x %d x %d x %d B, go to %s: %s%.2f GB, %.2f GB are free",
+        *(count, most, tiles, tokens, width, features.element_size(), folder, most, need / 1e9, free / 1e9),
+    )
+    if need > free:
+        raise ValueError(
+            f"--feature_cache {folder}: the features of {count} images take {most}{need / 1e9:.2f} GB, but only "
+            f"{free / 1e9:.2f} GB are free there; name a folder on another disk, or leave the flag out"
+        )
+
+
+def _batches(files: Sequence[Path], tower: Any, config: Any, workers: int) -> Iterator[list[Any]]:
+    """Batches of (file, pixels [T, 3, S, S], (width, height))."""
+
+    def load(file: Path) -> tuple[Path, torch.Tensor, tuple[int, int]]:
+        picture = load_image(file)
+        pixels = process_images([picture], tower.image_processor, config)[0]
+        return file, pixels if pixels.dim() == 4 else pixels[None], picture.size
+
+    loaded = DataLoader(_Mapped(files, load), batch_size=BATCH, num_workers=workers, collate_fn=list)
+    return iter(loaded)
+
+
+class _Mapped(torch.utils.data.Dataset[Any]):
+    """`load` applied to an item when it is asked for."""
+
+    def __init__(self, items: Sequence[Any], load: Any) -> None:
+        self.items, self.load = items, load
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.load(self.items[number])
+
+
+@torch.no_grad()
+def _encode(batch: Sequence[Any], tower: Any, writer: CacheWriter) -> None:
+    counts = [len(pixels) for _, pixels, _ in batch]
+    tokens = tower.encode(torch.cat([pixels for _, pixels, _ in batch]).to(tower.device, tower.dtype))
+    parts = zip(batch, tokens.features.split(counts), tokens.positions.split(counts), strict=True)
+    for (file, _, size), features, positions in parts:
+        writer.add(file, features, positions, size)
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> FeatureCache:
+    """The command, on parsed arguments."""
+    from llava.train.train import make_dataset  # which imports this module
+
+    if not (data_args.feature_cache and data_args.data_path):
+        raise ValueError("--feature_cache FOLDER and --data_path FILE are needed")
+    set_seed(training_args.seed)
+    stage = choose_stage(model_args, training_args)
+    require_frozen_tower(stage)
+    model, tokenizer = load_model(model_args, data_args, training_args, stage)
+    dataset = make_dataset(model, tokenizer, model_args, data_args)
+    return fill_cache(
+        data_args.feature_cache, dataset, model, training_args.device, training_args.dataloader_num_workers
+    )
+
+
+def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(str(__doc__) + "\nEvery option of python -m llava.train.train may be given.\n")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    cache = run(*parse_args(sys.argv[1:]))
+    logger.info("%s holds the features of %d images", cache.folder, len(cache))
+
+
+if __name__ == "__main__":
+    main()
