@@ -31,6 +31,7 @@ from llava.model.multimodal_encoder.builder import build_vision_tower, resolve_v
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector, project
 from llava.model.packing import Order, pack_tiles, unpad_image
+from llava.model.row_attention import attends_by_row
 from llava.model.row_packing import pack_rows
 from llava.model.splice import Side, splice_batch
 from visionzip.core.types import VisionTokens
@@ -270,9 +271,8 @@ class LlavaMetaForCausalLM:
         return getattr(self.config, "tokenizer_padding_side", None) or "right"
 
     def _capacity(self, pack_length: int) -> int:
-        """Tokens of a pack: flash attention skips what rows must not see, however long, but finds rows in one pack."""
-        flash = "flash" in (getattr(self.config, "_attn_implementation", None) or "")
-        return sys.maxsize if flash else pack_length
+        """Tokens of a pack: one pack holds all rows where attention does no work between them."""
+        return sys.maxsize if attends_by_row(self.config) else pack_length
 
     def _check_supported(self, modalities: Sequence[str] | None) -> None:
         unknown = sorted(set([modalities] if isinstance(modalities, str) else modalities or ()) - {"image", "text"})

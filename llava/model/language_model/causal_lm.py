@@ -15,6 +15,7 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.language_model.generation_defaults import drop_idle_sampling
 from llava.model.language_model.loss import supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, Prepared
+from llava.model.row_attention import row_options
 from llava.model.splice import left_padded
 
 
@@ -96,6 +97,9 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
                 modalities=modalities,
                 pack_length=pack_length,
             )
+        if pack_length is not None:
+            use_cache = False  # with a cache transformers would not look for packed rows
+            kwargs |= row_options(self.config, position_ids)
         if loss_only:
             return self._loss(inputs_embeds, input_ids, attention_mask, position_ids, labels, **kwargs)
         return super().forward(  # type: ignore[misc]
@@ -149,7 +153,7 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            use_cache=False,  # with a cache transformers would not look for packed rows
+            use_cache=False,
             **kwargs,
         ).last_hidden_state
         loss: Any = supervised_loss(hidden, labels, self.lm_head, num_items_in_batch)

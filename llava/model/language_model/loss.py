@@ -33,9 +33,11 @@ def supervised_loss(
         num_items: supervised tokens of the whole optimizer step, over which the sum is divided; None: those here.
         chunk: positions per call of `head`; with more than one, logits are computed again in the backward pass.
     """
-    wanted = labels[:, 1:] != IGNORE_INDEX
-    states = hidden[:, :-1][wanted]  # [n, D]
-    targets = labels[:, 1:][wanted].to(states.device)  # [n]
+    rows, places = (labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+    # index_select on flat positions: its backward pass is far faster than that of a boolean mask
+    flat = (rows * labels.shape[1] + places).to(hidden.device)
+    states = hidden.flatten(0, 1).index_select(0, flat)  # [n, D]
+    targets = labels[rows, places + 1].to(states.device)  # [n]
 
     def part(states: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(head(states).float(), targets, reduction="sum")

@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.row_attention import row_attention
 from llava.model.row_packing import pack_rows, plan_packs
 from llava.model.splice import TextRow
 from tests.tiny import FAMILIES, LARGE, SMALL, tiny_anyres_llava, tiny_images, tiny_llava
@@ -81,6 +83,17 @@ def test_packed_loss_and_gradients_equal_padded_ones(tmp_path, family, attention
     assert_same(padded, loss_and_gradients(model, batch, loss_only=True))
     for length in (16, 40, 2048):
         assert_same(padded, loss_and_gradients(model, batch, loss_only=True, pack_length=length))
+    assert_same(padded, loss_and_gradients(model, batch, pack_length=2048))
+    before = copy.deepcopy(model.config)
+    with row_attention(model.config, 2048):
+        assert model.config._attn_implementation == f"llava_rows_{attention}"
+        assert_same(padded, loss_and_gradients(model, batch))  # padded rows there as well
+        assert_same(padded, loss_and_gradients(model, batch, loss_only=True, pack_length=16))  # one pack all the same
+        whole = {**batch, "input_ids": batch["input_ids"][1:2], "labels": batch["labels"][1:2], "attention_mask": None}
+        alone = loss_and_gradients(model, {**whole, "images": batch["images"][1:2]}, loss_only=True)
+    assert model.config._attn_implementation == before._attn_implementation == attention
+    assert f"llava_rows_{attention}" not in ALL_ATTENTION_FUNCTIONS
+    assert_same(loss_and_gradients(model, {**whole, "images": batch["images"][1:2]}, loss_only=True), alone)
 
 
 def test_rows_of_a_pack_do_not_see_each_other(tmp_path):
@@ -114,6 +127,14 @@ def test_gradient_checkpointing_goes_with_packs(tmp_path):
     plain = loss_and_gradients(model, batch, loss_only=True, pack_length=2048)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     assert_same(plain, loss_and_gradients(model, batch, loss_only=True, pack_length=2048))
+    with row_attention(model.config, 2048):
+        assert_same(plain, loss_and_gradients(model, batch, loss_only=True, pack_length=2048))
+
+
+def test_a_sliding_window_keeps_its_own_attention(tmp_path):
+    model = tiny_llava(tmp_path, "mistral", image_size=SMALL, sliding_window=8)
+    with row_attention(model.config, 2048):
+        assert model.config._attn_implementation == "sdpa"
 
 
 def test_flash_attention_gets_one_pack(tmp_path):

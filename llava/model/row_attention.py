@@ -1,0 +1,126 @@
+"""Attention of packed rows, a row at a time: no row sees another, and no time goes to what it must not see.
+
+H heads, Hk key/value heads, L tokens of the pack, d head width.
+
+Flash attention knows packed rows itself. Under sdpa and eager attention transformers keeps rows apart by a mask over
+the whole pack, [L, L], most of which is computed for nothing; here each row attends alone instead.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+SDPA, EAGER = "llava_rows_sdpa", "llava_rows_eager"
+OF = {"sdpa": SDPA, "eager": EAGER}
+
+
+def attends_by_row(config: Any) -> bool:
+    """Whether the attention in use takes a pack of any length, doing no work between rows."""
+    name = getattr(config, "_attn_implementation", None) or ""
+    return name in (SDPA, EAGER) or "flash" in name
+
+
+def row_options(config: Any, positions: Tensor | None) -> dict[str, list[int]]:
+    """What the decoder's call needs besides: the tokens of every row of a pack, from its position ids [1, L].
+
+    Positions count from 0 in each row. Empty for a batch that is not packed, and for attention that reads positions.
+    """
+    if positions is None or getattr(config, "_attn_implementation", None) not in (SDPA, EAGER):
+        return {}
+    starts = (positions[0] == 0).nonzero()[:, 0]
+    ends = torch.cat([starts[1:], starts.new_tensor([positions.shape[1]])])
+    return {"rows": (ends - starts).tolist()}
+
+
+@contextmanager
+def row_attention(config: Any, longest: int) -> Iterator[None]:
+    """Inside, the decoder of `config` attends by row where its batch is packed, and as before where it is not.
+
+    transformers looks attention functions up by name: the names exist inside the block only. Flash and flex attention
+    stay as they are, and so does a model whose sliding window is shorter than `longest`, the tokens of the longest row.
+    """
+    before = config._attn_implementation
+    if before not in OF or (getattr(config, "sliding_window", None) or longest) < longest:
+        yield
+        return
+    name = OF[before]
+    ALL_ATTENTION_FUNCTIONS[name] = _SdpaRows() if before == "sdpa" else _EagerRows()
+    ALL_MASK_ATTENTION_FUNCTIONS[name] = _mask_of(before)
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        del ALL_ATTENTION_FUNCTIONS[name], ALL_MASK_ATTENTION_FUNCTIONS[name]
+
+
+def _mask_of(attention: str) -> Any:
+    """No mask where no token is padding (packs, whole rows); else what the attention itself would get."""
+    plain = ALL_MASK_ATTENTION_FUNCTIONS[attention]
+
+    def mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        if attention_mask is None or bool(attention_mask.all()):
+            return None
+        return plain(*args, attention_mask=attention_mask, **kwargs)
+
+    return mask
+
+
+class _Rows:
+    """An attention function in transformers' terms: [B, H, L, d] query, [B, Hk, L, d] key and value -> [B, L, H, d]."""
+
+    def __call__(
+        self,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        rows: Sequence[int] | None = None,
+        **_: Any,
+    ) -> tuple[Tensor, None]:
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        if attention_mask is not None:
+            return self.masked(query, key, value, scale, attention_mask).transpose(1, 2).contiguous(), None
+        lengths = list(rows or [query.shape[2]])
+        parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
+        out = [self.causal(*part, scale) for part in parts]
+        return torch.cat(out, dim=2).transpose(1, 2).contiguous(), None
+
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """One row. -> [B, H, l, d]"""
+        raise NotImplementedError
+
+    def masked(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor) -> Tensor:
+        """Padded rows. -> [B, H, L, d]"""
+        raise NotImplementedError
+
+
+class _SdpaRows(_Rows):
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+
+    def masked(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor) -> Tensor:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+class _EagerRows(_Rows):
+    def causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        length = query.shape[2]
+        hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+        scores = (query @ key.transpose(2, 3) * scale).masked_fill(hidden, float("-inf"))
+        return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
+
+    def masked(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor) -> Tensor:
+        scores = query @ key.transpose(2, 3) * scale + mask
+        return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value

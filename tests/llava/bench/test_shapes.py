@@ -1,0 +1,62 @@
+"""Parameters counted from a config equal those of the model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+from llava.bench.shapes import KNOWN, shape_of
+from tests.tiny import LARGE, tiny_anyres_llava, tiny_llava
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["llava-v1.5-7b", "llava-v1.5-13b", "llava-v1.6-mistral-7b"])
+def test_known_shapes(name: str) -> None:
+    shape = shape_of(f"liuhaotian/{name}")
+    sizes: dict[str, Any] = {key: value for key, value in KNOWN[name].items() if "mm" not in key and "image" not in key}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**sizes))
+        tower = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=1024,
+                num_hidden_layers=24,
+                intermediate_size=4096,
+                num_attention_heads=16,
+                image_size=336,
+                patch_size=14,
+            )
+        )
+    assert shape.block_parameters + shape.embedding_parameters == count(model)
+    assert shape.tower_parameters == pytest.approx(count(tower), rel=1e-3)
+    assert shape.max_tiles == (5 if "v1.6" in name else 1)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_checkpoint_folder(tmp_path: Path, family: str) -> None:
+    model = tiny_llava(tmp_path, family, image_size=LARGE)
+    model.save_pretrained(tmp_path / "checkpoint")
+    shape = shape_of(str(tmp_path / "checkpoint"))
+    assert (shape.layers, shape.width, shape.patches, shape.max_tiles) == (2, 48, 144, 1)
+    assert shape.kv_width == 24
+    assert shape.projector_parameters == count(model.get_model().mm_projector)
+    text = count(model) - count(model.get_vision_tower()) - shape.projector_parameters
+    assert shape.block_parameters + shape.embedding_parameters == text
+
+
+def test_tiles_of_anyres(tmp_path: Path) -> None:
+    tiny_anyres_llava(tmp_path).save_pretrained(tmp_path / "checkpoint")
+    assert shape_of(str(tmp_path / "checkpoint")).max_tiles == 5
+
+
+def test_unknown_models(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--model nobody/none is no checkpoint folder.*llava-v1\.5-7b"):
+        shape_of("nobody/none")
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
+    with pytest.raises(ValueError, match="mm_vision_tower"):
+        shape_of(str(tmp_path))
