@@ -105,6 +105,7 @@ class Bench:
         if variant.packed:
             options["pack_length"] = self.args.model_max_length
         device = self.args.device
+        batch = {key: value for key, value in batch.items() if key != "names"}
         with torch.autocast(device.type, torch.bfloat16) if self.args.bf16 else nullcontext():
             loss: torch.Tensor = self.model(**_moved(batch, device), **options).loss
         return loss

@@ -20,8 +20,9 @@ class DataCollatorForSupervisedDataset:
     `image_sizes` (list of (W, H)); text-only rows there carry one zero image, because every row consumes at least one
     image of the batch.
 
-    The batch holds `input_ids`, `labels`, `attention_mask` [B, L], and `images`, `image_sizes` over all rows in order.
-    `images` is one tensor [I, 3, S, S] when all are single equal tiles, else a list; tokens are joined.
+    The batch holds `input_ids`, `labels`, `attention_mask` [B, L], the rows' `names` where they have one, and `images`,
+    `image_sizes` over all rows in order. `images` is one tensor [I, 3, S, S] when all are single equal tiles, else a
+    list; tokens are joined.
 
     The mask comes from the lengths, not from `input_ids != pad`: Vicuna pads with `<unk>`, which may occur in text.
     """
@@ -43,6 +44,8 @@ class DataCollatorForSupervisedDataset:
             batch["input_ids"][number, :length] = row["input_ids"]
             batch["labels"][number, :length] = row["labels"]
             batch["attention_mask"][number, :length] = True
+        if all("name" in row for row in rows):
+            batch["names"] = [row["name"] for row in rows]
         if any("images" in row for row in rows):
             batch |= _gather_images(rows)
         return batch

@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 class LazySupervisedDataset(Dataset[dict[str, Any]]):
     """Rows of a LLaVA JSON or JSON-lines file, or of a list of such files; optionally the rows of a manifest only.
 
-    A sample holds `input_ids` [L] and `labels` [L] (int64), and in a multimodal run `images` and `image_sizes` (lists,
-    see `llava.data.collator`). A text-only row then carries one zero tile: every row consumes an image of the batch,
-    and so every process runs the tower in every step. With a cache in the slot `features`, `images` are what the tower
-    made of them (`llava.encoded`) and no image file is opened.
+    A sample holds `input_ids` [L] and `labels` [L] (int64), its `name` for messages, and in a multimodal run `images`
+    and `image_sizes` (lists, see `llava.data.collator`). A text-only row then carries one zero tile: every row consumes
+    an image of the batch, and so every process runs the tower in every step. With a cache in the slot `features`,
+    `images` are what the tower made of them (`llava.encoded`) and no image file is opened.
 
     Args:
         data_path: the file, or a list of files (see `llava.data.sets`).
@@ -40,7 +40,7 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
         image_processor: of the vision tower; None for a text-only run.
         model_cfg: config with image_aspect_ratio and image_grid_pinpoints, normally the model's.
         subset_manifest: train on these rows only.
-        max_bad_rows: so many rows may break the format or have no labels; they are logged and nothing is learned of them.
+        max_bad_rows: so many rows may break the format or have no labels; they are logged and teach nothing.
         skip_text_only: leave rows without an image out.
 
     Raises:
@@ -97,7 +97,7 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         row = self.rows[position]
         try:
-            return self._sample(position, row)
+            return {**self._sample(position, row), "name": self.name_of(position)}
         except ValueError as error:
             raise ValueError(f"{self.name_of(position)}: {error}") from error
 

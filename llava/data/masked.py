@@ -5,7 +5,6 @@ shared memory. A row counts once, however often an epoch asks for it.
 """
 
 import logging
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -40,11 +39,9 @@ class MaskedRows:
         if count > self.allowed:
             hint = f" ({count} rows without labels so far, max_bad_rows allows {self.allowed})" if self.allowed else ""
             raise ValueError(f"{problem}{hint}")
-        logger.warning(
-            "no labels, nothing is learned from it (%d of at most %d): %s: %s", count, self.allowed, name, problem
-        )
+        logger.warning("no labels, so nothing to learn (%d of at most %d): %s: %s", count, self.allowed, name, problem)
 
 
-def empty_sample(token: int) -> Mapping[str, Tensor]:
+def empty_sample(token: int) -> dict[str, Tensor]:
     """`input_ids` [1], `labels` [1]: one token without loss, in place of a row that cannot be masked."""
     return {"input_ids": torch.tensor([token]), "labels": torch.tensor([IGNORE_INDEX])}

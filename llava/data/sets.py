@@ -135,14 +135,11 @@ def read_list(path: Path) -> tuple[list[dict[str, str]], int]:
         raise ValueError(f"{path} is not YAML: {error}") from error
     content = content if isinstance(content, dict) else {}
     entries, seed = content.get("datasets"), content.get("seed", 0)
-    if not isinstance(entries, list) or not entries or set(content) > {"datasets", "seed"} or type(seed) is not int:
+    if not isinstance(entries, list) or not entries or set(content) - {"datasets", "seed"} or type(seed) is not int:
         raise ValueError(f"{path}: expected a list of entries under 'datasets', and at most a number under 'seed'")
     for number, entry in enumerate(entries):
-        if (
-            not isinstance(entry, dict)
-            or "json_path" not in entry
-            or not all(isinstance(v, str) for v in entry.values())
-        ):
+        texts = isinstance(entry, dict) and all(isinstance(value, str) for value in entry.values())
+        if not texts or "json_path" not in entry:
             raise ValueError(f"{path} entry {number}: expected text under 'json_path' and the like, got {entry!r}")
         unknown = sorted(set(entry) - set(KEYS))
         if unknown:

@@ -50,14 +50,15 @@ def row_attention(config: Any, longest: int) -> Iterator[None]:
         yield
         return
     name = OF[before]
-    ALL_ATTENTION_FUNCTIONS[name] = _SdpaRows() if before == "sdpa" else _EagerRows()
-    ALL_MASK_ATTENTION_FUNCTIONS[name] = _mask_of(before)
+    attend = _SdpaRows() if before == "sdpa" else _EagerRows()
+    ALL_ATTENTION_FUNCTIONS[name] = attend  # scoped: new names, gone at the end
+    ALL_MASK_ATTENTION_FUNCTIONS[name] = _mask_of(before)  # scoped: as above
     config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
-        del ALL_ATTENTION_FUNCTIONS[name], ALL_MASK_ATTENTION_FUNCTIONS[name]
+        del ALL_ATTENTION_FUNCTIONS[name], ALL_MASK_ATTENTION_FUNCTIONS[name]  # scoped: the end
 
 
 def _mask_of(attention: str) -> Any:
@@ -93,8 +94,8 @@ class _Rows:
         if attention_mask is not None:
             return self.masked(query, key, value, scale, attention_mask).transpose(1, 2).contiguous(), None
         lengths = list(rows or [query.shape[2]])
-        parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
-        out = [self.causal(*part, scale) for part in parts]
+        queries, keys, values = (torch.split(tensor, lengths, dim=2) for tensor in (query, key, value))
+        out = [self.causal(q, k, v, scale) for q, k, v in zip(queries, keys, values, strict=True)]
         return torch.cat(out, dim=2).transpose(1, 2).contiguous(), None
 
     def causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

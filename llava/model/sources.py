@@ -149,8 +149,9 @@ def _config(folder: Path) -> dict[str, Any]:
     if VISION_KEY not in config and ("text_config" in config or "vision_config" in config):
         raise ValueError(
             f"{folder} is in transformers' own LLaVA layout (config.json has text_config / vision_config), which this "
-            f"loader does not read. Take the checkpoint in LLaVA's layout (for llava-hf/llava-1.5-7b-hf that is "
-            f"liuhaotian/llava-v1.5-7b), or load this one with transformers.AutoModelForImageTextToText."
+            f"loader does not read. Convert it with `python -m llava.release from-hf {folder} --out NEW_FOLDER`, take "
+            f"the checkpoint in LLaVA's layout (for llava-hf/llava-1.5-7b-hf that is liuhaotian/llava-v1.5-7b), or "
+            f"load this one with transformers.AutoModelForImageTextToText."
         )
     return config
 

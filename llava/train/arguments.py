@@ -71,12 +71,19 @@ class ModelArguments:
 class DataArguments:
     """Which rows, where their images lie, and how they are preprocessed."""
 
-    data_path: str | None = option(None, "LLaVA JSON or JSON-lines file")
+    data_path: str | None = option(None, "LLaVA JSON or JSON-lines file, or a .yaml list of such files with shares")
     image_folder: str | None = option(None, "folder the image paths in the data are relative to")
     subset_manifest: str | None = option(None, "train on the rows of this manifest (python -m llava.data.subset)")
-    max_bad_rows: int = option(0, "so many rows of the data file may break the format; they are logged and left out")
+    skip_text_only: bool = option(False, "projector-only training: leave out rows that give the projector no gradient")
+    max_bad_rows: int = option(
+        0,
+        "so many rows may break the format (they are left out) or have no labels (they carry no loss); all are logged",
+    )
     image_aspect_ratio: str | None = option(None, "pad, square or anyres (new model: square)")
     image_grid_pinpoints: str | None = option(None, "anyres canvas sizes, e.g. '[[336, 672], [672, 336]]'")
+    feature_cache: str | None = option(
+        None, "folder of the frozen tower's output; filled where it lacks images, then read instead of them"
+    )
     lazy_preprocess: bool = option(True, "kept for old scripts: rows are always read when they are needed")
     is_multimodal: bool = option(True, "kept for old scripts: a run with a vision tower is multimodal")
 
@@ -97,9 +104,9 @@ class TrainingArguments(HFTrainingArguments):
     mpt_attn_impl: str | None = option(None, "kept for old scripts: MPT is not supported")
     model_max_length: int = option(2048, "longest sequence, image tokens included; longer rows are cut")
     attn_implementation: str | None = option(None, "sdpa, flash_attention_2 or eager (None: transformers' choice)")
-    double_quant: bool = option(True, "quantized training only, see bits")
-    quant_type: str = option("nf4", "quantized training only, see bits")
-    bits: int = option(16, "16: no quantization")
+    double_quant: bool = option(True, "bits 4: quantize the scales as well (always done)")
+    quant_type: str = option("nf4", "bits 4: data type of the quantized weights (nf4 alone)")
+    bits: int = option(16, "4 or 8: frozen language model quantized by bitsandbytes; 16: no quantization")
     lora_enable: bool = option(False, "train LoRA adapters on the language model, and the projector")
     lora_r: int = option(64, "LoRA rank")
     lora_alpha: int = option(16, "LoRA scale numerator")
@@ -113,14 +120,20 @@ class TrainingArguments(HFTrainingArguments):
         "train the decoder blocks' matrices with Muon at this rate, e.g. 0.02 (None: AdamW trains all)",
     )
     group_by_modality_length: bool = option(False, "steps of one modality, processes evenly loaded")
+    pack_sequences: bool = option(False, "pack the rows of a batch to model_max_length instead of padding each")
     global_batch_size: int | None = option(
         None, "rows per optimizer step over all processes; sets gradient_accumulation_steps to reach it"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bits != 16:
-            raise ValueError(f"bits {self.bits}: training on a quantized model is not supported yet; use bits 16")
+        if self.bits not in (4, 8, 16):
+            raise ValueError(f"bits must be 4, 8 or 16 (no quantization), got {self.bits}")
+        if self.bits == 4 and (self.quant_type, self.double_quant) != ("nf4", True):
+            raise ValueError(
+                f"bits 4 means quant_type nf4 with double_quant True, as at inference; got {self.quant_type} and "
+                f"double_quant {self.double_quant}; leave both out"
+            )
         if self.muon_learning_rate is not None:
             against = ("deepspeed", "lora_enable", "mm_projector_lr", "mm_vision_tower_lr")
             clash = [name for name in against if getattr(self, name)]
@@ -129,6 +142,8 @@ class TrainingArguments(HFTrainingArguments):
                     f"muon_learning_rate goes with optim adamw_torch and without {', '.join(against)}; "
                     f"got optim {OptimizerNames(self.optim).value} and {', '.join(clash) or 'none of these'}"
                 )
+        if self.pack_sequences and self.label_smoothing_factor:
+            raise ValueError("pack_sequences and label_smoothing_factor do not go together; leave one of them out")
         if self.lora_bias not in ("none", "all"):
             raise ValueError(f"lora_bias must be none or all, got {self.lora_bias!r}")
         if self.model_max_length < 1:
@@ -140,6 +155,4 @@ IGNORED_OPTIONS: dict[str, str] = {
     "cache_dir": "hub downloads go where the variable HF_HOME says",
     "mpt_attn_impl": "MPT models are not supported",
     "lora_weight_path": "it has no effect in the public code either",
-    "double_quant": "quantized training is not supported yet",
-    "quant_type": "quantized training is not supported yet",
 }

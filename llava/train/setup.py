@@ -19,10 +19,12 @@ from transformers.integrations.deepspeed import (
 from llava.anyres import parse_pinpoints
 from llava.model.builder import MODELS, load_pretrained_model
 from llava.model.checkpoint import require_fit
+from llava.model.placement import Placement, place
 from llava.model.sources import Checkpoint, family_of, inspect
 from llava.model.tokenizer import load_tokenizer
 from llava.model.weight_files import read_weights
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.quantize import detach_quantization, load_options
 from llava.train.stages import TOWER, Stage
 from visionzip import visionzip
 
@@ -51,7 +53,7 @@ def load_model(
     """Load or assemble the model, attach the compressor, and write into its config what the run decides.
 
     Returns:
-        (model in the compute dtype on the CPU, tokenizer).
+        (model in the compute dtype, tokenizer); the model lies on the CPU, a quantized one where it will train.
 
     Raises:
         ValueError: no model named, a plain language model without --vision_tower, flags that contradict the checkpoint.
@@ -82,24 +84,20 @@ def _whole_while_loading(training_args: TrainingArguments) -> Iterator[None]:
 def _load_model(
     model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments, stage: Stage
 ) -> tuple[Any, Any]:
-    dtype = compute_dtype(training_args)
+    dtype, options = compute_dtype(training_args), load_options(training_args)
+    attention = training_args.attn_implementation
     checkpoint = inspect(model_args.model_name_or_path, None)
     if checkpoint.has_vision:
         tokenizer, model, _, _ = load_pretrained_model(
-            model_args.model_name_or_path,
-            None,
-            None,
-            device="cpu",
-            dtype=dtype,
-            attn_implementation=training_args.attn_implementation,
+            model_args.model_name_or_path, None, None, dtype=dtype, attn_implementation=attention, **options
         )
     else:
-        tokenizer, model = _load_language_model(checkpoint, dtype, training_args.attn_implementation)
+        tokenizer, model = _load_language_model(checkpoint, place(None, dtype=dtype, **options), attention)
+    detach_quantization(model)
     _prepare_tokenizer(tokenizer, training_args.model_max_length)
     if checkpoint.has_vision or model_args.vision_tower:
         _prepare_vision(model, tokenizer, model_args, data_args, checkpoint.has_vision)
-        model.get_vision_tower().to(dtype=dtype)
-        model.get_model().mm_projector.to(dtype=dtype)
+        _join(model, dtype)
     elif stage.projector_only:
         raise ValueError(f"{checkpoint.folder} is a plain language model: give --vision_tower")
     _record(model.config, model_args, training_args, stage)
@@ -107,12 +105,18 @@ def _load_model(
     return model, tokenizer
 
 
-def _load_language_model(checkpoint: Checkpoint, dtype: torch.dtype, attention: str | None) -> tuple[Any, Any]:
+def _load_language_model(checkpoint: Checkpoint, where: Placement, attention: str | None) -> tuple[Any, Any]:
     """A plain language model as the LLaVA class of its family, without tower and projector."""
     family = family_of(checkpoint.config, checkpoint.folder.name, checkpoint.folder)
     config_class, model_class = MODELS[family]
     config = config_class.from_dict(checkpoint.config | {"model_type": config_class.model_type})
-    options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options: dict[str, Any] = {
+        "dtype": where.dtype,
+        "device_map": where.device_map,
+        "quantization_config": where.quantization,
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
     if attention is not None:
         options["attn_implementation"] = attention
     state = read_weights(checkpoint.folder)
@@ -156,6 +160,15 @@ def _prepare_vision(
     if data_args.image_grid_pinpoints is not None:
         tile = model.get_vision_tower().image_size
         config.image_grid_pinpoints = [list(size) for size in parse_pinpoints(data_args.image_grid_pinpoints, tile)]
+
+
+def _join(model: Any, dtype: torch.dtype) -> None:
+    """Bring what was added to a language model to its device and the compute dtype."""
+    for part in (model.get_vision_tower(), model.get_model().mm_projector):
+        part.to(device=model.device, dtype=dtype)
+    newline = getattr(model.get_model(), "image_newline", None)
+    if newline is not None:
+        newline.data = newline.data.to(model.device)
 
 
 def _record(config: Any, model_args: ModelArguments, training_args: TrainingArguments, stage: Stage) -> None:

@@ -9,6 +9,7 @@ Everything else is frozen. The usual ones:
 """
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,11 +119,19 @@ def _with_lora(model: nn.Module, training_args: TrainingArguments) -> nn.Module:
     return wrapped
 
 
+def _size(parameter: Any) -> int:
+    """Numbers a parameter stands for: ZeRO-3 keeps a shard of them, a 4-bit weight two in a byte."""
+    packed = getattr(parameter, "quant_state", None)
+    if packed is not None:
+        return math.prod(packed.shape)
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 def _report(model: nn.Module, stage: Stage) -> None:
     counts: dict[str, int] = {}
     total = 0
     for name, parameter in model.named_parameters():
-        count = getattr(parameter, "ds_numel", parameter.numel())  # the whole size where ZeRO-3 keeps a shard
+        count = _size(parameter)
         total += count
         if parameter.requires_grad:
             counts[part_of(name)] = counts.get(part_of(name), 0) + count

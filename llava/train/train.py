@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,14 @@ from transformers import set_seed
 from llava.data.collator import DataCollatorForSupervisedDataset
 from llava.data.dataset import LazySupervisedDataset
 from llava.data.subset import Subset
+from llava.model.row_attention import row_attention
 from llava.provenance import sha256_file
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
+from llava.train.cache_features import fill_cache, require_frozen_tower
+from llava.train.fsdp import require_fsdp_fits
+from llava.train.interrupt import StopOnSignal
 from llava.train.options import parse_args
+from llava.train.quantize import require_frozen_weights
 from llava.train.save import save_run
 from llava.train.setup import load_model
 from llava.train.stages import apply_stage, choose_stage
@@ -36,6 +42,7 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
 
     Raises:
         ValueError: whatever is wrong with arguments, data or checkpoint; nothing computed before is lost.
+        SystemExit: the run was told to stop (see `llava.train.interrupt`).
     """
     model_args, data_args, training_args = parse_args(sys.argv[1:] if argv is None else argv)
     if not data_args.data_path:
@@ -43,8 +50,18 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
     training_args.attn_implementation = training_args.attn_implementation or attn_implementation
     set_seed(training_args.seed)  # a new projector starts equal on every process
     stage = choose_stage(model_args, training_args)
+    if data_args.skip_text_only and not stage.projector_only:
+        raise ValueError(
+            f"--skip_text_only is for projector-only training: stage {stage.name} learns from text-only rows as well"
+        )
+    require_frozen_weights(stage, training_args)
+    require_fsdp_fits(stage, training_args)
     model, tokenizer = load_model(model_args, data_args, training_args, stage)
     dataset = make_dataset(model, tokenizer, model_args, data_args)
+    if data_args.feature_cache:
+        require_frozen_tower(stage)
+        workers = training_args.dataloader_num_workers
+        dataset.features = fill_cache(data_args.feature_cache, dataset, model, training_args.device, workers)
     cached = model.config.use_cache
     model = apply_stage(model, stage, training_args)
     trainer = LLaVATrainer(
@@ -54,7 +71,12 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
         data_collator=DataCollatorForSupervisedDataset(tokenizer.pad_token_id),
         stage=stage,
     )
-    result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args, model.config))
+    stop = StopOnSignal()
+    trainer.add_callback(stop)
+    by_row = row_attention(model.config, training_args.model_max_length)
+    with by_row if training_args.pack_sequences else nullcontext(), stop.listening():
+        result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args, model.config))
+    stop.leave_if_asked(trainer.state)
     model.config.use_cache = cached
     record = {
         "stage": stage.name,
@@ -81,6 +103,7 @@ def make_dataset(
         model_cfg=model.config,
         subset_manifest=data_args.subset_manifest,
         max_bad_rows=data_args.max_bad_rows,
+        skip_text_only=data_args.skip_text_only,
     )
 
 
@@ -127,7 +150,12 @@ def describe_data(data_args: DataArguments, dataset: LazySupervisedDataset) -> d
         "sha256": sha256_file(str(data_args.data_path)),
         "rows": len(dataset),
         "rows_with_images": sum(dataset.has_image),
+        "text_only": "left_out" if data_args.skip_text_only else "kept",
+        "text_only_rows_left_out": dataset.skipped_text_only,
+        "rows_without_labels": [dataset.name_of(position) for position in dataset.masked.positions()],
     }
+    if dataset.chosen.sets:
+        data["sets"] = dataset.chosen.describe_sets()
     if data_args.subset_manifest is not None:
         subset = Subset.load(data_args.subset_manifest)
         data["subset"] = {key: value for key, value in asdict(subset).items() if key != "ids"}

@@ -11,19 +11,19 @@ import logging
 import math
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 
-from llava.constants import IMAGE_TOKEN_INDEX
 from llava.data.sampler import ModalityLengthSampler
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, load_projector, read_file
+from llava.train.meter import Meter
 from llava.train.muon import MuonAdamW
 from llava.train.save import STAGING, STATE_FILE, write_trained
 from llava.train.stages import LANGUAGE_MODEL, PROJECTOR, TOWER, Stage, part_of
@@ -122,16 +122,29 @@ class LLaVATrainer(Trainer):
                 f"step {self.state.global_step + 1}: no row of the batch has anything to learn; all labels are masked. "
                 "Check that --version fits the data and that answers lie within --model_max_length"
             )
-        self._meter.add(inputs, self._tokens_per_tile())
+        self._meter.add(inputs, self._tokens_per_tile(), self.state.global_step)
+        names = inputs.pop("names", [])
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not math.isfinite(loss.item()):
-            last = sorted(Path(self.args.output_dir).glob("checkpoint-*"), key=os.path.getmtime)
-            hint = f"last good checkpoint: {last[-1]}" if last else "no checkpoint was written yet"
             raise ValueError(
-                f"loss is {loss.item()} at step {self.state.global_step + 1}; {hint}. "
-                "Lower --learning_rate, train in bf16 rather than fp16, or look at the data of that step"
+                f"loss is {loss.item()} at step {self.state.global_step + 1}; {self._last_good()}. "
+                "Lower --learning_rate, train in bf16 rather than fp16, or look at the data of that step on this "
+                f"process: {'; '.join(names)}"
             )
         return loss
+
+    def _last_good(self) -> str:
+        """For messages: the checkpoint a stopped run goes on from."""
+        last = last_checkpoint(self.args.output_dir)
+        return f"last good checkpoint: {last}" if last else "no checkpoint was written yet"
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """In training, logits at supervised positions only; label smoothing wants them all."""
+        if model.training and self.label_smoother is None:
+            inputs = {**inputs, "loss_only": True}
+            if self.args.pack_sequences:
+                inputs["pack_length"] = self.args.model_max_length
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def _tokens_per_tile(self) -> int:
         base = self.model.get_base_model() if self.stage.lora else self.model
@@ -144,7 +157,9 @@ class LLaVATrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._meter.read(self.args.world_size)
+            logs |= self._meter.read(
+                self.args.world_size, self.state.global_step, self.state.max_steps, self.args.device
+            )
         super().log(logs, start_time)
 
     # -- checkpoints
@@ -158,9 +173,15 @@ class LLaVATrainer(Trainer):
         if self.args.should_save:
             shutil.rmtree(output / STAGING, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+        self._require_finite()
         self._write_to = str(output / STAGING)
         try:
             super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"the checkpoint of step {self.state.global_step} cannot be written to {output}: {error}; "
+                f"{self._last_good()}. Make room there (or mend the disk) and run the same command again"
+            ) from error
         finally:
             self._write_to = None
         self.accelerator.wait_for_everyone()
@@ -170,6 +191,15 @@ class LLaVATrainer(Trainer):
             (output / STAGING).rmdir()
             rotate_checkpoints(output_dir=str(output), save_total_limit=self.args.save_total_limit, use_mtime=True)
         self.accelerator.wait_for_everyone()
+
+    def _require_finite(self) -> None:
+        """A step may blow up the weights after its own loss was fine: such a checkpoint would be worse than none."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise ValueError(
+                    f"{name} is not finite after step {self.state.global_step}; no checkpoint was written of it, "
+                    f"{self._last_good()}. Lower --learning_rate or --max_grad_norm"
+                )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self._saves_part:
@@ -209,41 +239,6 @@ class LLaVATrainer(Trainer):
             raise ValueError(f"DeepSpeed found nothing to resume in {resume_from_checkpoint}")
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
-
-
-class Meter:
-    """Samples and visual tokens since the last log line, of this process."""
-
-    def __init__(self) -> None:
-        self.start: float | None = None
-        self.samples = 0
-        self.visual_tokens = 0
-
-    def add(self, inputs: dict[str, Any], tokens_per_tile: int) -> None:
-        """Count a batch before its step."""
-        self.start = self.start or time.perf_counter()
-        ids: Tensor = inputs["input_ids"]
-        self.samples += len(ids)
-        images = inputs.get("images")
-        if images is None:
-            return
-        placeholders = int((ids == IMAGE_TOKEN_INDEX).sum())
-        if isinstance(images, Tensor):
-            tiles = placeholders
-        else:  # text-only rows own one zero tile each, which is not shown to the language model
-            tiles = sum(len(image) if image.dim() == 4 else 1 for image in images) - (len(images) - placeholders)
-        self.visual_tokens += tiles * tokens_per_tile
-
-    def read(self, processes: int) -> dict[str, float]:
-        """Rates over all processes, and start anew."""
-        now = time.perf_counter()
-        seconds = max(now - (self.start or now), 1e-9)
-        rates = {
-            "samples_per_second": round(self.samples * processes / seconds, 3),
-            "visual_tokens_per_sample": round(self.visual_tokens / max(self.samples, 1), 1),
-        }
-        self.start, self.samples, self.visual_tokens = now, 0, 0
-        return rates
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:

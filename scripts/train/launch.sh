@@ -10,7 +10,9 @@
 #   CUDA_VISIBLE_DEVICES  the GPUs to use, by number (default: all)
 #   NUM_PROCESSES     processes on this machine (default: GPUs, or 1 without one)
 #   MASTER_PORT       port the processes meet on (default: 29500); give each run on one machine its own
-#   DEEPSPEED_FLAGS   more flags for the deepspeed launcher, e.g. "--hostfile hosts"
+#   DEEPSPEED_FLAGS   more flags for the deepspeed launcher, e.g. "--hostfile hosts" (configs/deepspeed/hostfile.example)
+#   ENGINE            deepspeed (default), or fsdp: accelerate with configs/accelerate/fsdp.yaml, to train whole models on GPUs
+#   ACCELERATE_FLAGS  more flags for accelerate launch under ENGINE=fsdp
 #   OMP_NUM_THREADS   threads per process on the CPU (default: cores / NUM_PROCESSES)
 #   WANDB_MODE        for runs with --report_to wandb: online, offline, disabled (nothing is reported by default)
 #
@@ -27,6 +29,12 @@ if [[ -x "$PYTHON" ]]; then export PATH="$VENV/bin:$PATH"; else PYTHON="$(comman
 
 gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
 processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
+if [[ "${ENGINE:-deepspeed}" == fsdp ]]; then
+  ((gpus > 0)) || fail "ENGINE=fsdp needs GPUs: on the CPU accelerate would shard nothing" "leave ENGINE out: DeepSpeed runs there"
+  # shellcheck disable=SC2086  # ACCELERATE_FLAGS holds several words
+  exec "$PYTHON" -m accelerate.commands.launch --config_file configs/accelerate/fsdp.yaml --num_processes "$processes" \
+    --main_process_port "${MASTER_PORT:-29500}" ${ACCELERATE_FLAGS:-} --module llava.train.train --config "$config" --deepspeed "" "$@"
+fi
 if ((gpus > 0)); then
   ((processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
   launcher=(-m deepspeed.launcher.runner)
@@ -45,7 +53,7 @@ else
   fi
 fi
 
-if ((gpus == 0 && processes == 1)); then
+if ((gpus == 0 && processes == 1)) && [[ -z "${DEEPSPEED_FLAGS:-}" ]]; then
   exec "$PYTHON" -m llava.train.train --config "$config" "$@"
 fi
 # shellcheck disable=SC2086  # DEEPSPEED_FLAGS holds several words

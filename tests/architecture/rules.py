@@ -274,8 +274,23 @@ GLOBAL_SWITCHES = (
 
 
 def assignment_violations(source: Source) -> list[str]:
-    """Assignments to classes, imported things, `forward`, library switches and the process environment."""
-    return _Assignments(source).found
+    """Assignments to classes, imported things, `forward`, library switches and the process environment.
+
+    A `# scoped: reason` allows one inside a context manager, which takes it back at its end.
+    """
+    lines = source.text.splitlines()
+    scopes = [
+        range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.FunctionDef)
+        and any(isinstance(d, ast.Name) and d.id == "contextmanager" for d in node.decorator_list)
+    ]
+
+    def is_scoped(finding: str) -> bool:
+        line = int(finding.split(":", 2)[1])
+        return "# scoped:" in lines[line - 1] and any(line in scope for scope in scopes)
+
+    return [finding for finding in _Assignments(source).found if not is_scoped(finding)]
 
 
 # ---------------------------------------------------------------------------------------------- banned in library code

@@ -38,6 +38,8 @@ BAD = [
     "import warnings\nwarnings.simplefilter('ignore')",
     "from a import Layer, x\n(Layer.y, z) = 1, 2",
     "globals()['x'] = 1",
+    "from a import templates\ndef f():\n    templates['x'] = 1  # scoped: outside a context manager",
+    "from a import templates\n@contextmanager\ndef f():\n    templates['x'] = 1",
 ]
 
 
@@ -49,6 +51,7 @@ def test_the_rule_catches(text: str) -> None:
 
 
 GOOD = [
+    "from a import templates\n@contextmanager\ndef f():\n    templates['x'] = 1  # scoped: gone below\n    yield",
     "class A:\n    x = 1\n    def __init__(self):\n        self.y = 2",
     "def f(tower, compressor):\n    tower.compressor = compressor",
     "def f(model):\n    model.config.mm_compressor = {}",

@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
 TRAIN = [path for path in FILES if path.parent.name == "train"]
+OVERLAYS = [path for path in FILES if path.parent.name == "overlays"]
 EVAL = [path for path in FILES if path.parent.name == "eval"]
 DEEPSPEED = [path for path in FILES if path.parent.name == "deepspeed"]
 
@@ -42,7 +43,7 @@ def parse(path: Path) -> Any:
 
 
 def test_there_are_configs() -> None:
-    assert TRAIN and EVAL and DEEPSPEED
+    assert TRAIN and OVERLAYS and EVAL and DEEPSPEED
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -67,6 +68,40 @@ def test_train_configs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     parse_args(["--config", name_of(path), "--output_dir", str(tmp_path)])
     deepspeed = parse(path).get("deepspeed")
     assert deepspeed is None or (ROOT / deepspeed).is_file(), f"{name_of(path)}: no file {deepspeed}"
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=name_of)
+def test_overlays(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overlay is a part of a recipe, and a script lays it over one."""
+    from llava.train.options import parse_args
+
+    monkeypatch.chdir(ROOT)
+    parse_args([
+        "--config",
+        "configs/train/finetune_v1_5_7b.yaml",
+        "--config",
+        name_of(path),
+        "--output_dir",
+        str(tmp_path),
+    ])
+    assert any(name_of(path) in script.read_text("utf-8") for script in (ROOT / "scripts" / "train").glob("*.sh"))
+
+
+def test_accelerate_takes_its_config() -> None:
+    """Its own reader of `accelerate launch --config_file` knows every key."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "configs" / "accelerate" / "fsdp.yaml"))
+    assert config.distributed_type == "FSDP"
+    assert config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"] == "LlamaDecoderLayer"
+
+
+def test_the_example_hostfile_is_one() -> None:
+    """`name slots=count`, as the deepspeed launcher reads it."""
+    lines = (ROOT / "configs" / "deepspeed" / "hostfile.example").read_text("utf-8").splitlines()
+    hosts = [line.split() for line in lines if line and not line.startswith("#")]
+    assert len(hosts) == 2
+    assert all(len(words) == 2 and words[1].removeprefix("slots=").isdigit() for words in hosts)
 
 
 @pytest.mark.parametrize("path", EVAL, ids=name_of)

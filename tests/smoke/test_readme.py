@@ -96,9 +96,10 @@ def command_faults(words: list[str]) -> list[str]:
     elif program == "python" and rest[:1] == ["-m"]:
         module = rest[1]
         if module.split(".")[0] in ("llava", "visionzip", "tests"):
-            if not (ROOT / (module.replace(".", "/") + ".py")).is_file():
+            place = ROOT / module.replace(".", "/")
+            if not (place.with_suffix(".py").is_file() or (place / "__main__.py").is_file()):
                 return [f"no module {module}"]
-            sub = [word for word in rest[2:3] if re.fullmatch(r"[a-z]+", word)]
+            sub = [word for word in rest[2:3] if re.fullmatch(r"[a-z]+(-[a-z]+)*", word)]
             known = help_of(sys.executable, "-m", module, *sub)
             faults += [f"{module} has no {flag}" for flag in unknown_flags(rest[2:], known)]
         elif module not in ("lmms_eval", "pytest", "mkdocs", "pip", "venv"):

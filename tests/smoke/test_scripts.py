@@ -148,6 +148,30 @@ def test_a_failed_installation_says_so_and_leaves_no_stamp(tmp_path: Path) -> No
     assert not (tmp_path / "venv" / ".llava-lock-hash").exists()
 
 
+def launch(tmp_path: Path, environment: dict[str, str], gpus: int = 4) -> subprocess.CompletedProcess[str]:
+    """launch.sh, under a stand-in for python that sees so many GPUs and repeats what it is asked to start."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        f"""#!/usr/bin/env bash
+case "$*" in
+  *device_count*) echo {gpus} ;;
+  *"import llava"*) ;;
+  *) echo "${{@:3}} cards=${{CUDA_VISIBLE_DEVICES-all}}" ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    clean = {k: v for k, v in os.environ.items() if k not in {"CUDA_VISIBLE_DEVICES", "NUM_PROCESSES"}}
+    return subprocess.run(
+        ["bash", "scripts/train/launch.sh", "configs/train/zip_tune_miniature.yaml"],
+        cwd=ROOT,
+        env={**clean, **environment, "LLAVA_VENV": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -155,30 +179,37 @@ def test_a_failed_installation_says_so_and_leaves_no_stamp(tmp_path: Path) -> No
         ({"NUM_PROCESSES": "2"}, "--num_gpus 2 cards=all"),
         ({"CUDA_VISIBLE_DEVICES": "3,1,0,2"}, "cards=3,1,0,2"),
         ({"CUDA_VISIBLE_DEVICES": "3,1,0,2", "NUM_PROCESSES": "2"}, "cards=3,1"),
+        ({"DEEPSPEED_FLAGS": "--hostfile hosts"}, "--num_gpus 4 --hostfile hosts cards=all"),
     ],
 )
 def test_the_launcher_uses_the_cards_it_is_given(tmp_path: Path, environment: dict[str, str], expected: str) -> None:
-    """DeepSpeed ignores CUDA_VISIBLE_DEVICES as soon as --num_gpus is there. A stand-in for python sees four GPUs."""
-    python = tmp_path / "bin" / "python"
-    python.parent.mkdir()
-    python.write_text(
-        """#!/usr/bin/env bash
-case "$*" in
-  *device_count*) echo 4 ;;
-  *"import llava"*) ;;
-  *) echo "${@:3} cards=${CUDA_VISIBLE_DEVICES-all}" ;;
-esac
-"""
-    )
-    python.chmod(0o755)
-    clean = {k: v for k, v in os.environ.items() if k not in {"CUDA_VISIBLE_DEVICES", "NUM_PROCESSES"}}
-    run = subprocess.run(
-        ["bash", "scripts/train/launch.sh", "configs/train/zip_tune_miniature.yaml"],
-        cwd=ROOT,
-        env={**clean, **environment, "LLAVA_VENV": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    """DeepSpeed ignores CUDA_VISIBLE_DEVICES as soon as --num_gpus is there."""
+    run = launch(tmp_path, environment)
     assert run.returncode == 0, run.stderr
-    asked, cards = re.sub(r"--master_port.*yaml ?", "", run.stdout.strip()).rsplit("cards=", 1)
-    assert f"{asked.strip()} cards={cards}".strip() == expected
+    words = re.sub(r"--master_port \d+ |--module .*yaml ?", "", run.stdout.strip())
+    assert words == expected
+
+
+def test_the_second_engine_is_accelerate_without_deepspeed(tmp_path: Path) -> None:
+    environment = {"ENGINE": "fsdp", "NUM_PROCESSES": "3", "ACCELERATE_FLAGS": "--num_machines 2"}
+    run = launch(tmp_path, environment)
+    assert run.returncode == 0, run.stderr
+    assert "--config_file configs/accelerate/fsdp.yaml --num_processes 3" in run.stdout
+    assert "--num_machines 2 --module llava.train.train --config" in run.stdout
+    assert run.stdout.index("--deepspeed") > run.stdout.index(
+        "zip_tune_miniature.yaml"
+    )  # an empty flag behind the file
+
+
+def test_the_second_engine_is_for_gpus(tmp_path: Path) -> None:
+    run = launch(tmp_path, {"ENGINE": "fsdp"}, gpus=0)
+    assert run.returncode == 1
+    assert "ENGINE=fsdp needs GPUs" in run.stderr
+
+
+def test_slurm_without_a_job_says_how_to_submit() -> None:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("SLURM")}
+    command = ["bash", "scripts/train/slurm.sh", "configs/train/finetune_miniature.yaml"]
+    run = subprocess.run(command, cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "submit it: sbatch --nodes 2" in run.stderr

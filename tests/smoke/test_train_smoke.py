@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def launch(place: Path, output: str, *flags: str) -> None:
+def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = ["bash", str(ROOT / "scripts/train/zip_tune.sh"), str(place / "config.yaml")]
+        return str(probe.getsockname()[1])
+
+
+def launch(place: Path, output: str, *flags: str, script: str = "zip_tune", **environment: str) -> None:
+    command = ["bash", str(ROOT / f"scripts/train/{script}.sh"), str(place / "config.yaml")]
+    settings = {"NUM_PROCESSES": "2", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "--output_dir", str(place / output), *flags],
-        env=os.environ | {"NUM_PROCESSES": "2", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"},
+        env=os.environ | settings | environment,
         capture_output=True,
         text=True,
         timeout=1200,
@@ -100,3 +105,40 @@ def test_bfloat16_run_resumes_and_reloads(place: Path) -> None:
     assert model.get_vision_tower().compressor == VisionZip(5, 2)
     for name, value in projector(place / "bf16").items():
         assert torch.equal(model.state_dict()[name], value.float())
+
+
+def stand_ins(folder: Path) -> str:
+    """A PATH on which SLURM has two nodes, both of them this machine."""
+    programs = {
+        "scontrol": "echo 127.0.0.1; echo 127.0.0.2",
+        "srun": 'shift 2; "$@" & first=$!; "$@" & second=$!; wait $first && wait $second',
+    }
+    folder.mkdir()
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_two_nodes_of_a_slurm_job_learn_what_one_process_learns(place: Path) -> None:
+    job = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "7"}
+    job |= {"SLURM_SUBMIT_DIR": str(ROOT), "NUM_PROCESSES": "1", "PATH": stand_ins(place / "bin")}
+    launch(place, "slurm", "--deepspeed", "configs/deepspeed/zero2.json", script="slurm", **job)
+    assert json.loads((place / "slurm" / "run.json").read_text())["stamp"]["processes"] == 2
+    assert curve(place / "slurm") == pytest.approx(curve(place / "one"), abs=1e-4)
+
+
+def test_two_nodes_of_a_hostfile_learn_what_one_process_learns(place: Path) -> None:
+    """Two launchers over loopback, each told its rank; with ssh the first would start the second."""
+    (place / "hosts").write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
+    meeting = {"NUM_PROCESSES": "1", "MASTER_PORT": free_port()}
+    flags = ("--deepspeed", "configs/deepspeed/zero2.json")
+
+    def node(rank: int) -> None:
+        asked = f"--hostfile {place / 'hosts'} --no_ssh --node_rank {rank} --master_addr 127.0.0.1"
+        launch(place, "hosts-run", *flags, DEEPSPEED_FLAGS=asked, **meeting)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(node, (0, 1)))
+    assert json.loads((place / "hosts-run" / "run.json").read_text())["stamp"]["processes"] == 2
+    assert curve(place / "hosts-run") == pytest.approx(curve(place / "one"), abs=1e-4)

@@ -86,16 +86,10 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
             ValueError: images and image tokens do not fit, or loss_only without labels.
         """
         if inputs_embeds is None and input_ids is not None:
+            given = (input_ids, position_ids, attention_mask, past_key_values, labels, images)
+            options: dict[str, Any] = {"image_sizes": image_sizes, "modalities": modalities, "pack_length": pack_length}
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = self._expand(
-                input_ids,
-                position_ids,
-                attention_mask,
-                past_key_values,
-                labels,
-                images,
-                image_sizes=image_sizes,
-                modalities=modalities,
-                pack_length=pack_length,
+                *given, **options
             )
         if pack_length is not None:
             use_cache = False  # with a cache transformers would not look for packed rows

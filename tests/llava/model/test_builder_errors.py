@@ -104,7 +104,7 @@ def test_transformers_own_layout_is_told_apart(tmp_path: Path) -> None:
         "image_token_index": 32000,
     }
     (tmp_path / "config.json").write_text(json.dumps(hf))
-    with pytest.raises(ValueError, match=r"transformers' own LLaVA layout.*liuhaotian/llava-v1\.5-7b"):
+    with pytest.raises(ValueError, match=r"transformers' own LLaVA layout.*release from-hf.*liuhaotian/llava-v1\.5-7b"):
         load(tmp_path)
 
 

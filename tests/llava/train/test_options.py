@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from llava.train.options import parse_args
+from llava.train.stages import choose_stage
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = sorted((ROOT / "configs/train").glob("*.yaml"))
@@ -37,19 +38,23 @@ def test_every_shipped_yaml_parses(config: Path, tmp_path: Path) -> None:
     assert batch == training.global_batch_size
 
 
-@pytest.mark.parametrize("name", ["pretrain_v1_5_7b", "finetune_v1_5_7b", "zip_tune_v1_5_13b", "zip_tune_next_7b"])
+SCALE = [path.stem for path in CONFIGS if "miniature" not in path.stem]
+
+
+@pytest.mark.parametrize("name", SCALE)
 def test_paper_scale_recipes_keep_llavas_schedule(name: str, tmp_path: Path) -> None:
     training = parse_args(["--config", str(ROOT / f"configs/train/{name}.yaml"), *out(tmp_path)])[2]
     assert (training.lr_scheduler_type, training.warmup_steps, training.weight_decay) == ("cosine", 0.03, 0)
     assert (training.bf16, training.gradient_checkpointing, training.num_train_epochs) == (True, True, 1)
-    expected = (1e-3, 256) if name.startswith("pretrain") else (2e-5, 128)
-    assert (training.learning_rate, training.global_batch_size) == expected
+    rate = 1e-3 if name.startswith("pretrain") else 1e-5 if name.startswith("finetune_next") else 2e-5
+    assert training.learning_rate == rate
+    assert training.global_batch_size == (256 if name.startswith("pretrain") else 128)
 
 
 def test_there_are_configs() -> None:
-    assert {"zip_tune_v1_5_7b", "zip_tune_v1_5_13b", "zip_tune_next_7b", "zip_tune_miniature"} <= {
-        p.stem for p in CONFIGS
-    }
+    sizes = {f"{stage}_{size}" for stage in ("finetune", "zip_tune") for size in ("v1_5_7b", "v1_5_13b", "next_7b")}
+    others = {"pretrain_v1_5_7b", "finetune_next_mistral_7b", "finetune_next_qwen2_7b", "finetune_task_v1_5_7b"}
+    assert sizes | others | {"zip_tune_next_13b", "zip_tune_miniature"} <= {path.stem for path in CONFIGS}
 
 
 def test_zip_tune_is_the_recipe(tmp_path: Path) -> None:
@@ -109,7 +114,8 @@ def test_unknown_yaml_key_names_key_file_and_neighbour(tmp_path: Path) -> None:
         (["--learning_rate", "fast"], "invalid float value: 'fast'"),
         (["--zip_dominant", "54"], "zip_contextual"),
         (["--mm_tunable_parts", "mm_mlp_adapter,head"], "head"),
-        (["--bits", "4"], "bits 4"),
+        (["--bits", "5"], "bits must be 4, 8 or 16"),
+        (["--bits", "4", "--double_quant", "False"], "double_quant False"),
         (["--lora_bias", "lora_only"], "lora_bias"),
         (["--model_max_length", "0"], "model_max_length"),
         (["--use_cpu", "False"], "asks for a GPU"),
@@ -130,24 +136,52 @@ def test_yaml_that_is_none(tmp_path: Path) -> None:
             parse_args(["--config", str(path)])
 
 
-def test_public_llava_script_parses_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The flags of LLaVA's scripts/v1_5/finetune.sh, word for word in spelling and order of kinds."""
-    words = """--deepspeed ./scripts/zero3.json --model_name_or_path lmsys/vicuna-13b-v1.5 --version v1
-        --data_path ./d.json --image_folder ./d --vision_tower openai/clip-vit-large-patch14-336
-        --pretrain_mm_mlp_adapter ./p/mm_projector.bin --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2
-        --mm_use_im_start_end False --mm_use_im_patch_token False --image_aspect_ratio pad
-        --group_by_modality_length True --bf16 True --num_train_epochs 1 --per_device_train_batch_size 16
-        --per_device_eval_batch_size 4 --gradient_accumulation_steps 1 --evaluation_strategy no --save_strategy steps
-        --save_steps 50000 --save_total_limit 1 --learning_rate 2e-5 --weight_decay 0. --warmup_ratio 0.03
-        --lr_scheduler_type cosine --logging_steps 1 --tf32 True --model_max_length 2048
-        --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True --report_to wandb""".split()
+COMMON = """--deepspeed ./scripts/zero3.json --version v1 --data_path ./d.json --image_folder ./d
+    --vision_tower openai/clip-vit-large-patch14-336 --mm_projector_type mlp2x_gelu --mm_vision_select_layer -2
+    --mm_use_im_start_end False --mm_use_im_patch_token False --bf16 True --num_train_epochs 1
+    --per_device_train_batch_size 16 --per_device_eval_batch_size 4 --gradient_accumulation_steps 1
+    --evaluation_strategy no --save_strategy steps --save_steps 50000 --save_total_limit 1 --learning_rate 2e-5
+    --weight_decay 0. --warmup_ratio 0.03 --lr_scheduler_type cosine --logging_steps 1 --tf32 True
+    --model_max_length 2048 --gradient_checkpointing True --dataloader_num_workers 4 --lazy_preprocess True
+    --report_to wandb"""
+FINETUNE = "--image_aspect_ratio pad --group_by_modality_length True"
+LORA = "--lora_enable True --lora_r 128 --lora_alpha 256 --mm_projector_lr 2e-5"
+# What each of LLaVA's scripts/v1_5/*.sh says besides.
+PUBLIC = {
+    "pretrain": "--model_name_or_path lmsys/vicuna-13b-v1.5 --tune_mm_mlp_adapter True",
+    "finetune": f"--model_name_or_path lmsys/vicuna-13b-v1.5 --pretrain_mm_mlp_adapter ./mm_projector.bin {FINETUNE}",
+    "finetune_lora": f"{LORA} --model_name_or_path lmsys/vicuna-13b-v1.5 --pretrain_mm_mlp_adapter ./p.bin {FINETUNE}",
+    "finetune_task": f"--model_name_or_path liuhaotian/llava-v1.5-13b {FINETUNE}",
+    "finetune_task_lora": f"{LORA} --model_name_or_path liuhaotian/llava-v1.5-13b {FINETUNE}",
+    "finetune_qlora": f"{LORA} --bits 4 --model_name_or_path lmsys/vicuna-13b-v1.5 {FINETUNE}",
+}
+
+
+@pytest.mark.parametrize("script", PUBLIC)
+def test_public_llava_scripts_parse_as_they_are(script: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The flags of LLaVA's scripts/v1_5, and of its older finetune_qlora.sh, in its own spelling."""
+    words = [*COMMON.split(), *PUBLIC[script].split(), *out(tmp_path)]
     with caplog.at_level(logging.INFO):
-        model, _data, training = parse_args([*words, *out(tmp_path)])
+        model, _data, training = parse_args(words)
     assert model.mm_vision_select_layer == -2
     assert (training.eval_strategy, training.warmup_steps, training.bf16) == ("no", 0.03, True)
     assert training.report_to == ["wandb"]
     assert "--evaluation_strategy is called --eval_strategy" in caplog.text
     assert "--warmup_ratio is called --warmup_steps" in caplog.text
+    assert "unknown" not in caplog.text
+    stage = choose_stage(model, training)
+    assert stage.name == ("projector" if script == "pretrain" else "lora" if "lora" in script else "full")
+    assert training.bits == (4 if script == "finetune_qlora" else 16)
+
+
+@pytest.mark.parametrize(("overlay", "bits"), [("lora", 16), ("qlora", 4), ("zip", 16)])
+def test_an_overlay_wins_over_a_recipe_and_flags_over_both(overlay: str, bits: int, tmp_path: Path) -> None:
+    files = ["finetune_v1_5_7b", f"overlays/{overlay}"]
+    words = [word for file in files for word in ("--config", str(ROOT / f"configs/train/{file}.yaml"))]
+    model, _, training = parse_args([*words, "--lora_r", "8", *out(tmp_path)])
+    assert (training.bits, training.lora_r, training.global_batch_size) == (bits, 8, 128)
+    assert training.learning_rate == (2e-5 if overlay == "zip" else 2e-4)
+    assert (model.zip_dominant, training.lora_enable) == ((54, False) if overlay == "zip" else (None, True))
 
 
 def test_ignored_options_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from llava.model.builder import load_pretrained_model
+from llava.provenance import sha256_file
 from llava.train.train import train
 from tests.tiny import tiny_anyres_llava
 from tests.tiny_checkpoints import TOKENS, write_v16
@@ -87,6 +88,49 @@ def test_log_and_record(words: list[str], data: Path) -> None:
     assert record["stamp"]["seed"] == 42
 
 
+METRICS = ("samples_per_second", "tokens_per_second", "visual_tokens_per_sample", "peak_memory_gb", "minutes_left")
+
+
+def test_tensorboard_gets_every_metric(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    train(argv=options(words, max_steps=1, report_to="tensorboard"))
+    written = b"".join(file.read_bytes() for file in (tmp_path / "events").rglob("events.*"))
+    for metric in ("loss", *METRICS):
+        assert f"train/{metric}".encode() in written
+
+
+def test_list_of_sets_without_its_text_rows(words: list[str], data: Path, tmp_path: Path) -> None:
+    other = write_data(tmp_path / "other", rows=4, text_rows=1)
+    path = tmp_path / "sets.yaml"
+    entries = [{"json_path": str(data), "sampling_strategy": "random:50%"}]
+    entries += [{"json_path": str(other), "image_folder": str(other.parent)}]
+    path.write_text(json.dumps({"datasets": entries}))  # JSON is YAML
+    train(argv=options(words, data_path=path, skip_text_only=True, max_steps=1))
+    found = json.loads((output(words) / "run.json").read_text())["data"]
+    assert [(item["available"], item["chosen"]) for item in found["sets"]] == [(24, 12), (4, 4)]
+    assert [item["sha256"] for item in found["sets"]] == [sha256_file(data), sha256_file(other)]
+    assert found["sha256"] == sha256_file(path)
+    assert found["rows"] == found["rows_with_images"] == 16 - found["text_only_rows_left_out"]
+    assert found["text_only"] == "left_out" and found["text_only_rows_left_out"] >= 1
+
+
+def test_rows_without_labels_are_named_in_the_record(words: list[str], tmp_path: Path) -> None:
+    """Found in a worker of the data loader, told by the process that trains."""
+    data = write_data(tmp_path / "d", rows=4, text_rows=0)
+    content = json.loads(data.read_text())
+    more = [{"from": "human", "value": "And?"}, {"from": "gpt", "value": "Red."}]
+    content[2]["conversations"] += more  # captions have one round
+    data.write_text(json.dumps(content))
+    changes = {"data_path": data, "image_folder": data.parent, "version": "plain", "max_steps": 1}
+    words = options(words, **changes, dataloader_num_workers=1)
+    with pytest.raises(ValueError, match=r"row 2 .id 2.*the plain template takes"):
+        train(argv=words)
+    train(argv=options(words, max_bad_rows=1))
+    (name,) = json.loads((output(words) / "run.json").read_text())["data"]["rows_without_labels"]
+    assert name.endswith("mix.json row 2 (id 2)")
+
+
 def test_wandb_writes_its_run_without_a_network(words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llava.train.train", *options(words, max_steps=2), "--report_to=wandb"]
     asked = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_PROJECT": "zip"}
@@ -95,7 +139,8 @@ def test_wandb_writes_its_run_without_a_network(words: list[str], tmp_path: Path
     (run,) = (tmp_path / "wandb").glob("offline-run-*")
     written = b"".join(file.read_bytes() for file in run.glob("*.wandb"))
     assert b"train/loss" in written
-    assert b"train/visual_tokens_per_sample" in written
+    for metric in METRICS:
+        assert f"train/{metric}".encode() in written
     assert (output(words) / "mm_projector.bin").exists()
 
 
@@ -247,6 +292,7 @@ def test_compressor_of_the_checkpoint_stays(words: list[str], checkpoint: Path, 
     [
         ({"freeze_mm_mlp_adapter": True}, "nothing is left to train"),
         ({"lora_enable": True}, "lora_enable"),
+        ({"skip_text_only": True, "tune_mm_mlp_adapter": None}, "--skip_text_only .* stage full learns from text-only"),
         ({"mm_projector_type": "linear"}, "mlp2x_gelu"),
         ({"zip_dominant": 16}, "16"),
         ({"model_name_or_path": None}, "--model_name_or_path"),

@@ -1,0 +1,57 @@
+"""A polite end: on SIGTERM, which schedulers send before they take a machine back, save and leave with an own code.
+
+exit code 75 (EX_TEMPFAIL)   stopped with a complete checkpoint; the same command goes on from it
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+EXIT_CODE = 75
+
+
+class StopOnSignal(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """Ends a training after the step in which any of its processes got SIGTERM, with a checkpoint of that step."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """SIGTERM is noted inside the block and does what it did before outside. Main thread only."""
+
+        def note(*_: object) -> None:
+            self.asked = True
+
+        before = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """transformers' hook: all processes agree, so that all of them save."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            asked = torch.tensor(int(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            self.asked = bool(asked)
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+    def leave_if_asked(self, state: Any) -> None:
+        """After training: exit with EXIT_CODE where it stopped before its last step."""
+        if self.asked and state.global_step < state.max_steps:
+            logger.warning(
+                "SIGTERM: stopped after step %d of %d, its checkpoint is complete; the same command goes on from it",
+                state.global_step,
+                state.max_steps,
+            )
+            sys.exit(EXIT_CODE)
