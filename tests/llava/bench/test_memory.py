@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from llava.bench.live_memory import LivePeak
 from llava.bench.memory import GB, Step, largest_rows, memory_parts, trained_parameters
+from llava.bench.memory_check import counted_bytes, estimated_bytes
 from llava.bench.shapes import ModelShape, shape_of
 from tests.tiny import LARGE, tiny_images, tiny_llava
 
@@ -19,46 +17,14 @@ def shape(layers: int, width: int, intermediate: int, vocabulary: int = 32000) -
     return ModelShape(layers, width, intermediate, width, vocabulary, 2, 64, 128, 144, 1)
 
 
-def measured(shape: ModelShape, step: Step, trains: bool) -> int:
-    """Peak bytes of forward and backward of a language model of real shape, on tensors without data."""
-    config: Any = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.width,
-        intermediate_size=shape.intermediate,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.width // 64,
-        attn_implementation="sdpa",
-    )
-    before = torch.get_default_dtype()
-    with FakeTensorMode():
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            model = LlamaForCausalLM(config)
-        finally:
-            torch.set_default_dtype(before)
-        model.requires_grad_(trains).train()
-        if step.checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        embeds = torch.randn(step.rows, step.tokens, shape.width, dtype=torch.bfloat16, requires_grad=True)
-        targets = torch.zeros(step.rows * step.supervised, dtype=torch.long)
-        positions = torch.arange(step.tokens)[None].expand(step.rows, -1)
-        with LivePeak() as live:
-            hidden = model.model(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
-            logits = model.lm_head(hidden[:, : step.supervised]).flatten(0, 1)
-            cross_entropy(logits.float(), targets).backward()
-    return live.peak
-
-
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize(("layers", "width", "intermediate"), [(4, 4096, 11008), (8, 1024, 4096)])
 def test_activations_of_real_shapes(layers: int, width: int, intermediate: int, checkpointing: bool) -> None:
     model = shape(layers, width, intermediate)
     step = Step(rows=8, tokens=300, supervised=60, checkpointing=checkpointing)
     parts = memory_parts(model, step)
-    # The logits are gone before the first block works backward: the larger of both counts.
-    estimate = parts["activations"] + max(parts["block at work"], parts["logits"])
-    found = measured(model, step, trains=False)
-    assert found == pytest.approx(estimate, rel=0.15)
+    found = counted_bytes(model, step)
+    assert found == pytest.approx(estimated_bytes(model, step), rel=0.15)
     assert found <= parts["activations"] + parts["block at work"] + parts["logits"]
 
 
@@ -78,7 +44,7 @@ def test_a_whole_step_of_a_tiny_llava(tmp_path: Path) -> None:
         model(ids, images=images, labels=labels, loss_only=True).loss.backward()
     step = Step(rows, text + 144, supervised, checkpointing=False)
     parts = memory_parts(shape_of(str(tmp_path / "checkpoint")), step)
-    estimate = parts["activations"] + max(parts["block at work"], parts["logits"]) + parts["pictures"]
+    estimate = estimated_bytes(shape_of(str(tmp_path / "checkpoint")), step) + parts["pictures"]
     assert live.peak == pytest.approx(estimate, rel=0.25)
 
 
