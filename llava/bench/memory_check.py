@@ -73,17 +73,15 @@ def check(out: Annotated[Path | None, typer.Option(help="Where the record goes (
     for name, step in CASES:
         shape = shape_of(name)
         estimate, count = estimated_bytes(shape, step), counted_bytes(shape, step)
-        rows.append(
-            {
-                "model": name,
-                "rows": step.rows,
-                "tokens": step.tokens,
-                "checkpointing": step.checkpointing,
-                "estimated_bytes": round(estimate),
-                "counted_bytes": count,
-                "ratio": round(estimate / count, 3),
-            }
-        )
+        rows.append({
+            "model": name,
+            "rows": step.rows,
+            "tokens": step.tokens,
+            "checkpointing": step.checkpointing,
+            "estimated_bytes": round(estimate),
+            "counted_bytes": count,
+            "ratio": round(estimate / count, 3),
+        })
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps({"stamp": stamp(dtype="bfloat16"), "cases": rows}, indent=1) + "\n", encoding="utf-8")

@@ -28,7 +28,8 @@ def speed_table(record: Mapping[str, Any]) -> str:
     stamp = record["stamp"]
     lines += [
         "",
-        f"{record['rounds']} rounds of {record['micro_batches']} micro-batches of {record['rows_per_micro_batch']} rows, "
+        f"{record['rounds']} rounds of {record['micro_batches']} micro-batches "
+        f"of {record['rows_per_micro_batch']} rows, "
         f"{stamp['device']}, {stamp['dtype']}; memory: {record['peak_is']}; commit {stamp['commit'][:12]}.",
     ]
     return "\n".join(lines)
@@ -67,7 +68,7 @@ def render(page: str, results: Path) -> str:
     }
     for name, (file, table) in tables.items():
         if not file.is_file():
-            raise ValueError(f"{file} is missing; llava.bench.train_speed and llava.bench.memory_check write the records")
+            raise ValueError(f"{file} is missing; llava.bench.train_speed and llava.bench.memory_check write records")
         page = fill(page, name, table(json.loads(file.read_text(encoding="utf-8"))))
     return page
 

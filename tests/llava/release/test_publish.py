@@ -70,7 +70,7 @@ def test_the_stand_in_has_the_hubs_signatures() -> None:
 
 def place_of_this_machine(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "/home/me/towers/clip"}))
+    (folder / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "/srv/towers/clip"}))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def place_of_this_machine(folder: Path) -> None:
     [
         (lambda folder: (folder / "README.md").unlink(), "has no license and no base_model in its front matter"),
         (lambda folder: (folder / "README.md").write_text("---\nlicense: x\n---\n"), "has no base_model"),
-        (place_of_this_machine, r"names a place of this machine, '/home/me/towers/clip'.*--tower owner/name"),
+        (place_of_this_machine, r"names a place of this machine, '/srv/towers/clip'.*--tower owner/name"),
         (lambda folder: (folder / "mm_projector.bin").write_bytes(b"x"), r"changed: mm_projector\.bin"),
         (lambda folder: (folder / "left.txt").write_text("x"), r"not listed: left\.txt"),
     ],
