@@ -57,6 +57,9 @@ def plan(
         )
     accumulation = -(-per_gpu // micro)
     console.print(f"--per_device_train_batch_size {micro} --gradient_accumulation_steps {accumulation}")
+    whole = Step(**{**vars(shown), "checkpointing": False})
+    if checkpointing and sum(memory_parts(shape, whole).values()) <= gpu * GB:
+        console.print("fits without gradient checkpointing: --gradient_checkpointing False saves a forward pass")
     steps = -(-rows // global_batch)
     if tokens_per_second is None:
         console.print(f"{rows:,} rows are {steps:,} steps; time: not known, give --tokens-per-second from a log")

@@ -104,6 +104,9 @@ def command_faults(words: list[str]) -> list[str]:
             faults += [f"{module} has no {flag}" for flag in unknown_flags(rest[2:], known)]
         elif module not in ("lmms_eval", "pytest", "mkdocs", "pip", "venv"):
             faults.append(f"unknown module {module}")
+    elif program == "visionzip" and rest:
+        known = help_of(sys.executable, "-m", "llava.cli", rest[0])
+        faults += [f"visionzip {rest[0]} has no {flag}" for flag in unknown_flags(rest[1:], known)]
     elif program == "make":
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
         faults += [f"no make target {word}" for word in rest if word not in targets]
@@ -185,6 +188,7 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("python -m tests.smoke.layout --writ", "has no --writ"),
         ("python -m nonsense", "unknown module"),
         ("make nothing", "no make target"),
+        ("visionzip plan --gpuz 24", "has no --gpuz"),
         ("frobnicate", "unknown program"),
         ("LLAVA_VENV=x bash scripts/nothing.sh", "no script"),
         ("git status && bash scripts/nothing.sh", "no script"),

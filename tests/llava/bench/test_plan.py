@@ -36,6 +36,12 @@ def test_the_batch_holds_over_gpus() -> None:
     assert "--per_device_train_batch_size 16 --gradient_accumulation_steps 1" in plan("--gpus", "8")
 
 
+def test_a_card_that_needs_no_checkpointing_is_told() -> None:
+    assert "without gradient checkpointing" not in plan()
+    result = CliRunner().invoke(app, ["plan", "--model", "llava-v1.5-7b", "--gpu", "80", "--gpus", "8"])
+    assert "fits without gradient checkpointing" in " ".join(result.output.split())
+
+
 def test_dense_and_tiles() -> None:
     assert "826 (576 visual" in plan("--dominant", "0", "--contextual", "0")
     shown = CliRunner().invoke(app, ["plan", "--model", "llava-v1.6-vicuna-7b", "--gpu", "80"]).output
