@@ -33,7 +33,7 @@ from llava.model.multimodal_projector.builder import build_vision_projector, pro
 from llava.model.packing import Order, pack_tiles, unpad_image
 from llava.model.row_attention import attends_by_row
 from llava.model.row_packing import pack_rows
-from llava.model.splice import Side, splice_batch
+from llava.model.splice import Batch, Side, TextRow, splice_batch
 from visionzip.core.types import VisionTokens
 
 __all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "merge_type", "unpad_image"]
@@ -224,13 +224,8 @@ class LlavaMetaForCausalLM:
         images: Images | None,
         image_sizes: Sequence[tuple[int, int]] | None = None,
         modalities: Sequence[str] | None = None,
-        pack_length: int | None = None,
     ) -> Prepared:
         """Replace image tokens by image features.
-
-        Args:
-            pack_length: training only; put rows together in packs of so many tokens instead of padding each
-                (see `llava.model.row_packing`). Position ids are then always returned, and no mask.
 
         Returns:
             (input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels). Without a tower or
@@ -244,8 +239,47 @@ class LlavaMetaForCausalLM:
         decoding = input_ids.shape[1] == 1 and not bool((input_ids == IMAGE_TOKEN_INDEX).any())
         if self.get_vision_tower() is None or images is None or decoding:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        batch = self._spliced(input_ids, attention_mask, labels, images, image_sizes, modalities)
+        return (
+            None,
+            None if position_ids is None else batch.position_ids,
+            None if attention_mask is None else batch.mask.to(attention_mask.dtype),
+            past_key_values,
+            batch.embeds,
+            None if labels is None else batch.labels,
+        )
+
+    def prepare_packed(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor,
+        images: Images,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        modalities: Sequence[str] | None = None,
+        *,
+        pack_length: int,
+    ) -> Prepared:
+        """The same for training, its rows together in packs of `pack_length` tokens instead of padded.
+
+        Position ids are always returned, and no mask: see `llava.model.row_packing`.
+        """
+        arrange = functools.partial(pack_rows, capacity=self._capacity(pack_length))
+        batch = self._spliced(input_ids, attention_mask, labels, images, image_sizes, modalities, arrange)
+        return None, batch.position_ids, None, None, batch.embeds, batch.labels
+
+    def _spliced(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        labels: Tensor | None,
+        images: Images,
+        image_sizes: Sequence[tuple[int, int]] | None,
+        modalities: Sequence[str] | None,
+        arrange: Callable[[Sequence[TextRow]], Batch] | None = None,
+    ) -> Batch:
         self._check_supported(modalities)
-        batch = splice_batch(
+        return splice_batch(
             input_ids,
             self.image_sequences(images, image_sizes),
             self.get_model().embed_tokens,
@@ -254,17 +288,7 @@ class LlavaMetaForCausalLM:
             side=self._padding_side(),
             max_length=getattr(self.config, "tokenizer_model_max_length", None),
             training=self.training and labels is not None,
-            arrange=None if pack_length is None else functools.partial(pack_rows, capacity=self._capacity(pack_length)),
-        )
-        if pack_length is not None:
-            return None, batch.position_ids, None, past_key_values, batch.embeds, batch.labels
-        return (
-            None,
-            None if position_ids is None else batch.position_ids,
-            None if attention_mask is None else batch.mask.to(attention_mask.dtype),
-            past_key_values,
-            batch.embeds,
-            None if labels is None else batch.labels,
+            arrange=arrange,
         )
 
     def _padding_side(self) -> Side:

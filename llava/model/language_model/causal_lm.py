@@ -79,7 +79,7 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
             input_ids, labels, attention_mask: [B, l], before expansion, padded on either side.
             images, image_sizes: see `image_sequences`.
             loss_only: the output holds the loss and no logits, which are computed at supervised positions only.
-            pack_length: see `prepare_inputs_labels_for_multimodal`; rows of a batch without images are not packed.
+            pack_length: see `prepare_packed`; rows of a batch without images are not packed.
             kwargs: go to the decoder (`num_items_in_batch` and the like).
 
         Raises:
@@ -119,15 +119,18 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
         positions: Tensor | None,
         mask: Tensor | None,
         past: Any,
-        labels: Any,
-        images: Any,
+        labels: Tensor | None,
+        images: Images | None,
+        pack_length: int | None,
         **more: Any,
     ) -> Prepared:
-        """`prepare_inputs_labels_for_multimodal`, once more is known than it asks for."""
+        """Token ids and images to embeddings, packed where that is asked for and there is something to pack."""
         if images is None and past is None:
             _reject_unfilled(ids)
         if images is not None and mask is None and past is None:
             mask = torch.ones_like(ids)  # images of different lengths pad rows that had none before
+        if pack_length is not None and images is not None and labels is not None:
+            return self.prepare_packed(ids, mask, labels, images, **more, pack_length=pack_length)
         return self.prepare_inputs_labels_for_multimodal(ids, positions, mask, past, labels, images, **more)
 
     def _loss(

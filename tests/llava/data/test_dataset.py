@@ -139,7 +139,7 @@ def test_images_without_a_tower_are_refused(data: Path, tokenizer: Any) -> None:
 def test_text_only_run_has_no_images(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "text.json"
     path.write_text(json.dumps([rows()[2]]))
-    assert set(make(path, tokenizer, image_processor=None)[0]) == {"input_ids", "labels"}
+    assert set(make(path, tokenizer, image_processor=None)[0]) == {"input_ids", "labels", "name"}
 
 
 def test_bad_rows_are_left_out_only_when_allowed(data: Path, tokenizer: Any) -> None:

@@ -100,8 +100,8 @@ def test_rows_of_a_pack_do_not_see_each_other(tmp_path):
     """Break the isolation (positions that run on) and the loss changes: the test above could fail."""
     model = tiny_llava(tmp_path, image_size=SMALL).train()
     batch = batch_of(list(tiny_images(3, SMALL)))
-    _, positions, mask, _, embeds, labels = model.prepare_inputs_labels_for_multimodal(
-        batch["input_ids"], None, batch["attention_mask"], None, batch["labels"], batch["images"], pack_length=2048
+    _, positions, mask, _, embeds, labels = model.prepare_packed(
+        batch["input_ids"], batch["attention_mask"], batch["labels"], batch["images"], pack_length=2048
     )
     assert mask is None
     assert embeds.shape[0] == 1
