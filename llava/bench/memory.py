@@ -9,6 +9,7 @@ are checked there (tests/llava/bench/test_memory.py); they hold for 16-bit compu
 from dataclasses import dataclass
 
 from llava.bench.shapes import ModelShape
+from llava.model.language_model.loss import CHUNK
 
 GB = 1e9
 STAGES = ("projector", "lora", "full")
@@ -69,8 +70,11 @@ def memory_parts(shape: ModelShape, step: Step) -> dict[str, float]:
         "weights": weights,
         "optimizer and gradients": trained_parameters(shape, step) * TRAINED_BYTES / step.gpus,
         "activations": tokens * _kept_per_token(shape, step) * shape.layers,
-        "block at work": tokens * _work_per_token(shape, step) + _whole_matrix(shape, step),
-        "logits": step.rows * step.supervised * shape.vocabulary * 14,  # 16 bit, float32, softmax, gradient
+        "block or logits at work": max(
+            tokens * _work_per_token(shape, step) + _whole_matrix(shape, step),
+            # 16 bit, float32, softmax, gradient; not more positions at a time than a chunk of the loss
+            min(step.rows * step.supervised, CHUNK) * shape.vocabulary * 14,
+        ),
         "pictures": _tower_bytes(shape, step),
     }
     return parts | {"context and slack": CONTEXT + SLACK * (sum(parts.values()) - weights)}

@@ -3,7 +3,7 @@
     python -m llava.bench.memory_check --out results/memory/plan.json
 
 Forward and backward of the language model run under FakeTensorMode, so that 13B shapes need no memory. Compared are the
-parts a step makes: activations, and the larger of the block at work and the logits, which never live at one time.
+parts a step makes: activations, and the larger of one block at work and the logits, which never live at one time.
 """
 
 import json
@@ -63,7 +63,7 @@ def counted_bytes(shape: ModelShape, step: Step) -> int:
 def estimated_bytes(shape: ModelShape, step: Step) -> float:
     """What `memory_parts` says of the same tensors."""
     parts = memory_parts(shape, step)
-    return parts["activations"] + max(parts["block at work"], parts["logits"])
+    return parts["activations"] + parts["block or logits at work"]
 
 
 @app.command()

@@ -40,8 +40,10 @@ def plan(
     tiles = 0 if feature_cache else shape.max_tiles
     step = Step(1, visual + text_tokens, answer_tokens, tiles, bits, stage, checkpointing, gpus=gpus)
     fitting = largest_rows(shape, step, gpu * GB)
-    per_gpu = max(1, global_batch // gpus)
-    micro = min(fitting, per_gpu)
+    if global_batch % gpus:
+        raise ValueError(f"--global-batch {global_batch} cannot be shared equally among --gpus {gpus}")
+    per_gpu = global_batch // gpus
+    micro = max((rows for rows in range(1, min(fitting, per_gpu) + 1) if per_gpu % rows == 0), default=0)
     shown = Step(**{**vars(step), "rows": max(1, micro)})
     console = Console()
     console.print(_table(model, shape, shown, gpu))

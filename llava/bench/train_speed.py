@@ -9,7 +9,8 @@
     all             logits at supervised positions only as well, as this repository trains with both options on
 
 Rounds alternate between the four, so that what slows the machine for a while slows all of them; ratios are of the
-medians over rounds. A step is data, forward, backward and optimizer. Options are those of llava.train.train.
+medians over rounds. A step is data, forward, backward and optimizer, every micro-batch. Options are those of
+llava.train.train.
 
     --rounds N         rounds (default 5)
     --micro_batches N  micro-batches of a round, the first of which warms up and is not timed (default 9)
@@ -74,6 +75,9 @@ class Bench:
 
     def __init__(self, model: Any, dataset: LazySupervisedDataset, features: Any, args: TrainingArguments) -> None:
         self.model = model.to(args.device).train()
+        if args.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
         self.dataset, self.features, self.args = dataset, features, args
         self.collate = DataCollatorForSupervisedDataset(dataset.tokenizer.pad_token_id)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -217,6 +221,7 @@ def run(words: Sequence[str]) -> dict[str, Any]:
         "stamp": stamp(dtype="bfloat16" if args.bf16 else "float32", seed=args.seed),
         "config": next((rest[place + 1] for place, word in enumerate(rest) if word == "--config"), None),
         "compressor": getattr(model.config, "mm_compressor", None),
+        "gradient_checkpointing": args.gradient_checkpointing,
         "rows_per_micro_batch": args.per_device_train_batch_size,
         "micro_batches": len(rows) - 1,
         "rounds": int(own["rounds"]),

@@ -125,7 +125,12 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
             return sample
         # A cut may take placeholders of later pictures with it; their images go too.
         kept = int((sample["input_ids"] == IMAGE_TOKEN_INDEX).sum())
-        pictures = [self._load(path) for path in paths[:kept]] or [self._zero_tile()]
+        try:
+            pictures = [self._load(path) for path in paths[:kept]] or [self._zero_tile()]
+        except ValueError as error:
+            self.masked.add(position, str(error), self.name_of(position))
+            sample = empty_sample(self.tokenizer.pad_token_id or 0)
+            pictures = [self._zero_tile()]
         sample["images"] = [tiles for tiles, _ in pictures]
         sample["image_sizes"] = [size for _, size in pictures]
         return sample

@@ -6,8 +6,10 @@ text: they are computed once (`python -m llava.train.cache_features`) and read i
 A cache is a folder:
 
     cache.json           the key: tower, compressor, preprocessing and dtype the features belong to
-    shard-N-R.safetensors  "features" [sum T, K, C] and "positions" [sum T, K] of some images, tile after tile
-    shard-N-R.json         which images: path -> first tile, tiles, (width, height), file size, mtime, sha256
+    shard-*.safetensors    "features" [sum T, K, C] and "positions" [sum T, K] of some images, tile after tile
+    shard-*.json           which images: path -> first tile, tiles, (width, height), file size, mtime, sha256
+
+Names of shards begin with the time and end in a random part, so any number of programs may fill one cache.
 
 A shard counts once its .json is there, which is written last; so filling may be interrupted, and goes on. A cache of
 another key is refused. An image whose file changed (size or time, then its hash) is computed again.
@@ -16,10 +18,12 @@ another key is refused. An image whose file changed (size or time, then its hash
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,7 +36,7 @@ from llava.provenance import sha256_file
 logger = logging.getLogger(__name__)
 
 KEY_FILE = "cache.json"
-SHARD_BYTES = 256 * 2**20
+SHARD_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class FeatureCache:
         self._images: dict[str, tuple[Path, CachedImage]] = {}
         self._open: dict[Path, Any] = {}
         if not (self.folder / KEY_FILE).is_file():
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            if self.folder.is_dir() and any(file.suffix != ".partial" for file in self.folder.iterdir()):
                 raise ValueError(
                     f"--feature_cache {folder} holds files but no {KEY_FILE}: it is no cache; name another"
                 )
@@ -90,21 +94,16 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self._images)
 
-    def missing(self, files: Iterable[Path]) -> list[Path]:
-        """The files whose features are not here, or were made from another content; each once, in order.
+    def __contains__(self, file: Path) -> bool:
+        return str(file) in self._images
 
-        Raises:
-            ValueError: a file does not exist.
-        """
-        wanted = dict.fromkeys(files)
-        absent = next((file for file in wanted if not file.is_file()), None)
-        if absent is not None:
-            raise ValueError(f"image {absent} does not exist; check --image_folder and the paths in the data file")
-        return [file for file in wanted if not self._has(file)]
+    def missing(self, files: Iterable[Path]) -> list[Path]:
+        """The files whose features are not here, or were made from another content; each once, in order."""
+        return [file for file in dict.fromkeys(files) if not self._has(file)]
 
     def _has(self, file: Path) -> bool:
         found = self._images.get(str(file))
-        return found is not None and found[1].is_of(file)
+        return found is not None and file.is_file() and found[1].is_of(file)
 
     def read(self, file: Path) -> tuple[EncodedImages, tuple[int, int]]:
         """One image's features and (width, height). Raises: ValueError when it is not here or its shard is broken."""
@@ -145,17 +144,13 @@ class CacheWriter:
     Args:
         folder: of the cache.
         key: see `FeatureCache`.
-        writer: number of this process among those that write at the same time.
     """
 
-    def __init__(self, folder: str | Path, key: Mapping[str, Any], writer: int = 0) -> None:
+    def __init__(self, folder: str | Path, key: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / KEY_FILE).exists():
-            _write_json(self.folder / KEY_FILE, dict(key), writer)
-        numbers = [int(path.stem.split("-")[1]) for path in self.folder.glob("shard-*.json")]
-        self._number = max(numbers, default=-1) + 1
-        self._writer = writer
+            _write_json(self.folder / KEY_FILE, dict(key))
         self._clear()
 
     def __enter__(self) -> Self:
@@ -186,12 +181,11 @@ class CacheWriter:
         """Write what was added since the last shard as a shard of its own."""
         if not self._entries:
             return
-        shard = self.folder / f"shard-{self._number:05d}-{self._writer:03d}.safetensors"
+        shard = self.folder / f"shard-{time.time_ns():020d}-{uuid4().hex[:8]}.safetensors"
         partial = shard.with_suffix(".partial")
         save_file({"features": torch.cat(self._features), "positions": torch.cat(self._positions)}, partial)
         os.replace(partial, shard)
-        _write_json(shard.with_suffix(".json"), self._entries, self._writer)
-        self._number += 1
+        _write_json(shard.with_suffix(".json"), self._entries)
         self._clear()
 
 
@@ -205,7 +199,7 @@ def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: P
         )
 
 
-def _write_json(path: Path, value: Mapping[str, Any], writer: int) -> None:
-    partial = path.with_name(f"{path.name}.{writer}.partial")
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)

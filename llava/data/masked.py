@@ -1,7 +1,7 @@
-"""Rows whose labels cannot be made: counted over all workers of a process, named in the log, and too many are an error.
+"""Rows without labels, because they cannot be made or the row's image cannot be read: counted and named in the log.
 
-`llava.data.preprocess` finds them when a row is asked for, mostly in a worker of the data loader, so the count lies in
-shared memory. A row counts once, however often an epoch asks for it.
+Too many are an error. They are found when a row is asked for, mostly in a worker of the data loader, so the count lies
+in shared memory. A row counts once, however often an epoch asks for it.
 """
 
 import logging

@@ -84,9 +84,15 @@ class _Rows:
         value: Tensor,
         attention_mask: Tensor | None,
         scaling: float | None = None,
+        dropout: float = 0.0,
         rows: Sequence[int] | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
+        if dropout or query.shape[2] != key.shape[2]:
+            raise ValueError(
+                f"packed rows know no attention dropout (got {dropout}) and no cache (got {query.shape[2]} queries for "
+                f"{key.shape[2]} keys); train with --pack_sequences False"
+            )
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

@@ -83,7 +83,7 @@ def fill_cache(
     """Compute what the cache lacks of a dataset's images, and open it. Called on every process.
 
     Raises:
-        ValueError: a cache of something else, a broken image, or too little room on the disk.
+        ValueError: a cache of something else, more broken images than --max_bad_rows, or too little room on the disk.
     """
     state = PartialState()
     tower = model.get_vision_tower().to(device)
@@ -94,11 +94,30 @@ def fill_cache(
         _say_size(Path(folder), len(missing), tower, model.config)
     state.wait_for_everyone()  # nobody writes while another still looks
     mine = missing[state.process_index :: state.num_processes]
-    with CacheWriter(folder, key, state.process_index) as writer:
+    broken: list[Path] = []
+    with CacheWriter(folder, key) as writer:
         for batch in tqdm(_batches(mine, tower, model.config, workers), "features", disable=not state.is_main_process):
-            _encode(batch, tower, writer)
+            _note_broken(batch, broken, dataset.masked.allowed)
+            _encode([item for item in batch if not isinstance(item[1], ValueError)], tower, writer)
     state.wait_for_everyone()
-    return FeatureCache(folder, key)
+    cache = FeatureCache(folder, key)
+    lost = [file for file in mine if file not in cache and file not in broken]
+    if lost:
+        raise ValueError(
+            f"--feature_cache {folder}: {len(lost)} images were written and are not there, first {lost[0]}; is it a "
+            "folder of this machine alone, or was it changed meanwhile? All processes must see one folder"
+        )
+    return cache
+
+
+def _note_broken(batch: Sequence[Any], broken: list[Path], allowed: int) -> None:
+    """Log images that cannot be read. Raises: the error of the first one that --max_bad_rows does not allow."""
+    for file, error, _ in batch:
+        if isinstance(error, ValueError):
+            broken.append(file)
+            if len(broken) > allowed:
+                raise error
+            logger.warning("left out (%d of at most %d): %s", len(broken), allowed, error)
 
 
 def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
@@ -118,7 +137,9 @@ def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
         "features of %d images, %s%d x %d x %d x %d B, go to %s: %s%.2f GB, %.2f GB are free",
         *(count, most, tiles, tokens, width, features.element_size(), folder, most, need / 1e9, free / 1e9),
     )
-    if need > free:
+    if need > free and tiles > 1:
+        logger.warning("that may be more than %s has room for", folder)
+    elif need > free:
         raise ValueError(
             f"--feature_cache {folder}: the features of {count} images take {most}{need / 1e9:.2f} GB, but only "
             f"{free / 1e9:.2f} GB are free there; name a folder on another disk, or leave the flag out"
@@ -126,10 +147,13 @@ def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
 
 
 def _batches(files: Sequence[Path], tower: Any, config: Any, workers: int) -> Iterator[list[Any]]:
-    """Batches of (file, pixels [T, 3, S, S], (width, height))."""
+    """Batches of (file, pixels [T, 3, S, S], (width, height)); what is wrong with a file in place of its pixels."""
 
-    def load(file: Path) -> tuple[Path, torch.Tensor, tuple[int, int]]:
-        picture = load_image(file)
+    def load(file: Path) -> tuple[Path, torch.Tensor | ValueError, tuple[int, int]]:
+        try:
+            picture = load_image(file)
+        except ValueError as error:
+            return file, error, (0, 0)
         pixels = process_images([picture], tower.image_processor, config)[0]
         return file, pixels if pixels.dim() == 4 else pixels[None], picture.size
 
@@ -152,6 +176,8 @@ class _Mapped(torch.utils.data.Dataset[Any]):
 
 @torch.no_grad()
 def _encode(batch: Sequence[Any], tower: Any, writer: CacheWriter) -> None:
+    if not batch:
+        return
     counts = [len(pixels) for _, pixels, _ in batch]
     tokens = tower.encode(torch.cat([pixels for _, pixels, _ in batch]).to(tower.device, tower.dtype))
     parts = zip(batch, tokens.features.split(counts), tokens.positions.split(counts), strict=True)

@@ -18,6 +18,21 @@ logger = logging.getLogger(__name__)
 EXIT_CODE = 75
 
 
+# What a worker of the data loader lives on after SIGTERM, in seconds: the step and its checkpoint need it alive.
+GRACE = 300
+
+
+def outlive_signal(start: Any, worker: int) -> None:
+    """A `worker_init_fn`: a signal to the whole process group must not take the data away before the last step ends.
+
+    The worker still ends with its loader, and by itself GRACE seconds after the signal.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    if start is not None:
+        start(worker)
+
+
 class StopOnSignal(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """Ends a training after the step in which any of its processes got SIGTERM, with a checkpoint of that step."""
 

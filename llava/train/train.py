@@ -71,6 +71,8 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
         data_collator=DataCollatorForSupervisedDataset(tokenizer.pad_token_id),
         stage=stage,
     )
+    if training_args.pack_sequences and dataset.image_processor is None:
+        raise ValueError("--pack_sequences packs rows with images; this model has no vision tower, leave it out")
     stop = StopOnSignal()
     trainer.add_callback(stop)
     by_row = row_attention(model.config, training_args.model_max_length)

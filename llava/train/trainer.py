@@ -7,6 +7,7 @@ The loss of an optimizer step is the mean over all its supervised tokens, howeve
 share them (transformers 5); the public code, on transformers 4, took the mean of each process's own mean.
 """
 
+import functools
 import logging
 import math
 import os
@@ -23,6 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from llava.data.sampler import ModalityLengthSampler
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, load_projector, read_file
+from llava.train.interrupt import outlive_signal
 from llava.train.meter import Meter
 from llava.train.muon import MuonAdamW
 from llava.train.save import STAGING, STATE_FILE, write_trained
@@ -64,6 +66,12 @@ class LLaVATrainer(Trainer):
             num_chunks=self.args.world_size * self.args.gradient_accumulation_steps,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        inner = getattr(loader, "base_dataloader", loader)  # accelerate wraps the one that starts workers
+        inner.worker_init_fn = functools.partial(outlive_signal, inner.worker_init_fn)
+        return loader
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None and self.args.muon_learning_rate is not None:
@@ -178,6 +186,8 @@ class LLaVATrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise  # no matter of the disk: a collective that failed, memory that ran out
             raise ValueError(
                 f"the checkpoint of step {self.state.global_step} cannot be written to {output}: {error}; "
                 f"{self._last_good()}. Make room there (or mend the disk) and run the same command again"
@@ -194,12 +204,19 @@ class LLaVATrainer(Trainer):
 
     def _require_finite(self) -> None:
         """A step may blow up the weights after its own loss was fine: such a checkpoint would be worse than none."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                raise ValueError(
-                    f"{name} is not finite after step {self.state.global_step}; no checkpoint was written of it, "
-                    f"{self._last_good()}. Lower --learning_rate or --max_grad_norm"
-                )
+        trained = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        # ZeRO-3 keeps this process's share in `ds_tensor`; what one process sees, all must stop for.
+        bad = [name for name, value in trained if not torch.isfinite(getattr(value, "ds_tensor", value)).all()]
+        if self._any_process(bool(bad)):
+            raise ValueError(
+                f"{bad[0] if bad else 'a weight of another process'} is not finite after step "
+                f"{self.state.global_step}; no checkpoint was written of it, {self._last_good()}. "
+                "Lower --learning_rate or --max_grad_norm"
+            )
+
+    def _any_process(self, flag: bool) -> bool:
+        counts: Tensor = self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device))
+        return bool(counts > 0)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self._saves_part:

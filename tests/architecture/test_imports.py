@@ -55,7 +55,7 @@ RULES = (
     ),
     Imports(
         ("llava.bench",),
-        ours=(*BASE, "llava.model.row_attention", "llava.train", "llava.data", "visionzip"),
+        ours=(*BASE, "llava.model", "llava.train", "llava.data", "visionzip"),
         others=None,
         why="what is measured is what trains",
     ),

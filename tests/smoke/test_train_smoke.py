@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 from llava.model.builder import load_pretrained_model
 from llava.train.train import train
+from llava.train.trainer import last_checkpoint
 from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
 from tests.tiny_data import write_data
 from visionzip import VisionZip
@@ -93,6 +95,21 @@ def test_two_processes_learn_what_one_learns(place: Path, stage: int) -> None:
         assert torch.allclose(value, two[name], atol=1e-4), name
     names = {file.name for file in (place / output / "checkpoint-4").iterdir()}
     assert {"mm_projector.bin", "config.json", "latest", "rng_state_0.pth", "rng_state_1.pth"} <= names
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_script_reaches_every_process_and_comes_back_as_75(place: Path) -> None:
+    command = ["bash", str(ROOT / "scripts/train/zip_tune.sh"), str(place / "config.yaml")]
+    settings = {"NUM_PROCESSES": "2", "MASTER_PORT": free_port(), "OMP_NUM_THREADS": "1"}
+    words = ["--output_dir", str(place / "stopped"), "--max_steps", "5000", "--logging_steps", "1"]
+    log = place / "stopped.log"
+    with log.open("w") as stream:
+        run = subprocess.Popen([*command, *words], env=os.environ | settings, stdout=stream, stderr=subprocess.STDOUT)
+    while "'loss'" not in log.read_text(errors="replace") and run.poll() is None:
+        time.sleep(0.2)
+    run.terminate()
+    assert run.wait(timeout=120) == 75, log.read_text(errors="replace")[-3000:]
+    assert last_checkpoint(place / "stopped") is not None
 
 
 def test_bfloat16_run_resumes_and_reloads(place: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.language_model.generation_defaults import drop_idle_sampling
-from llava.model.language_model.loss import supervised_loss
+from llava.model.language_model.loss import CHUNK, supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, Prepared
 from llava.model.row_attention import row_options
 from llava.model.splice import left_padded
@@ -153,7 +154,9 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
             use_cache=False,
             **kwargs,
         ).last_hidden_state
-        loss: Any = supervised_loss(hidden, labels, self.lm_head, num_items_in_batch)
+        # Under ZeRO-3 every call of the head gathers it from all processes, so all must call it equally often: once.
+        chunk = sys.maxsize if hasattr(self.lm_head.weight, "ds_id") else CHUNK
+        loss: Any = supervised_loss(hidden, labels, self.lm_head, num_items_in_batch, chunk)
         return CausalLMOutputWithPast(loss=loss)
 
     @torch.no_grad()

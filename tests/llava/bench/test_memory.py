@@ -22,10 +22,7 @@ def shape(layers: int, width: int, intermediate: int, vocabulary: int = 32000) -
 def test_activations_of_real_shapes(layers: int, width: int, intermediate: int, checkpointing: bool) -> None:
     model = shape(layers, width, intermediate)
     step = Step(rows=8, tokens=300, supervised=60, checkpointing=checkpointing)
-    parts = memory_parts(model, step)
-    found = counted_bytes(model, step)
-    assert found == pytest.approx(estimated_bytes(model, step), rel=0.15)
-    assert found <= parts["activations"] + parts["block at work"] + parts["logits"]
+    assert counted_bytes(model, step) == pytest.approx(estimated_bytes(model, step), rel=0.15)
 
 
 def test_a_whole_step_of_a_tiny_llava(tmp_path: Path) -> None:

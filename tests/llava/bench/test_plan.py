@@ -19,7 +19,7 @@ def plan(*more: str) -> str:
 
 def test_a_7b_tune_on_24_gb() -> None:
     shown = plan()
-    for part in ("weights", "optimizer and gradients", "activations", "logits", "peak", "card"):
+    for part in ("weights", "optimizer and gradients", "activations", "block or logits", "peak", "card"):
         assert part in shown
     assert "314 (64 visual, 250 text)" in shown
     assert "--per_device_train_batch_size 32 --gradient_accumulation_steps 4" in shown
@@ -52,6 +52,7 @@ def test_dense_and_tiles() -> None:
     ("words", "message"),
     [
         (["--model", "llava-v1.5-13b"], "try --bits 4"),
+        (["--gpus", "6"], "cannot be shared equally"),
         (["--dominant", "600"], "do not fit a tile of 576 patches"),
         (["--dominant", "0"], "do not fit"),
         (["--model", "nowhere"], "no checkpoint folder"),

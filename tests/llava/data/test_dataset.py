@@ -116,6 +116,17 @@ def test_missing_and_broken_images_stop_with_file_and_row(
         assert word in str(error.value)
 
 
+def test_so_many_broken_images_as_allowed_carry_no_loss(data: Path, tokenizer: Any, caplog: Any) -> None:
+    dataset = make(data, tokenizer, max_bad_rows=1)
+    sample = dataset[3]
+    assert sample["labels"].tolist() == [-100]
+    assert len(sample["images"]) == 1
+    assert "coco/gone.png" in caplog.text
+    assert dataset.masked.positions() == [3]
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        dataset[4]
+
+
 def test_manifest_chooses_rows_and_lengths_follow(data: Path, tokenizer: Any, tmp_path: Path) -> None:
     manifest = tmp_path / "m.json"
     make_subset(data, 0.4).save(manifest)

@@ -75,6 +75,20 @@ def test_a_replaced_image_is_computed_again(words: list[str], tmp_path: Path, da
     assert not torch.equal(before, after["features"])
 
 
+def test_broken_images_up_to_the_cap_are_left_out(words: list[str], tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(data.parent, folder)
+    next(path for path in folder.rglob("*.png")).write_bytes(b"no picture")
+    words = options(words, image_folder=folder, feature_cache=tmp_path / "features", max_steps=None, num_train_epochs=1)
+    with pytest.raises(ValueError, match="cannot be read"):
+        run(*parse_args(words))
+    many = options(words, max_bad_rows=9)
+    whole = len(run(*parse_args(many)))
+    trainer = train(argv=many)
+    assert len(trainer.train_dataset.masked.positions()) >= 1
+    assert whole == len({*trainer.train_dataset.image_files()}) - 1
+
+
 def test_filling_goes_on_where_it_stopped(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = options(words, feature_cache=tmp_path / "features")
     calls: list[int] = []

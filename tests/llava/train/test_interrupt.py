@@ -109,3 +109,27 @@ def test_a_loss_that_is_no_number_names_rows_and_checkpoint(
     with pytest.raises(ValueError, match=r"nan at step 3.*checkpoint-2.* row \d+ \(id ") as caught:
         train(argv=words)
     assert str(caught.value).count("(id ") == 4  # the rows of the batch
+
+
+def test_a_worker_outlives_the_signal_for_a_while() -> None:
+    """SIGTERM to the whole group must not take the data away before the step has ended."""
+    code = (
+        "import os, signal, time; from llava.train.interrupt import outlive_signal; "
+        "outlive_signal(print, 3); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1); "
+        "print(signal.alarm(0) > 200, flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "True"]
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_with_workers(words: list[str], tmp_path: Path) -> None:
+    words = options(words, max_steps=4000, output_dir=tmp_path / "run", dataloader_num_workers=2)
+    log = (tmp_path / "log").open("w+")
+    command = [sys.executable, "-u", "-m", "llava.train.train", *words]
+    run = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    while "'loss'" not in (tmp_path / "log").read_text() and run.poll() is None:
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(timeout=120) == EXIT_CODE, (tmp_path / "log").read_text()[-2000:]
+    assert last_checkpoint(tmp_path / "run") is not None

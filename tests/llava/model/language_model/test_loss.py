@@ -6,6 +6,7 @@ from torch import nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from llava.constants import IGNORE_INDEX
+from llava.model.language_model import causal_lm
 from llava.model.language_model.loss import supervised_loss
 from tests.tiny import SMALL, tiny_images, tiny_llava
 
@@ -47,12 +48,21 @@ def test_head_sees_supervised_positions_only_and_a_chunk_at_most():
     assert max(seen) <= 5
 
 
-def test_model_returns_the_same_loss_and_no_logits(tmp_path):
+def test_model_returns_the_same_loss_and_no_logits(tmp_path, monkeypatch):
     model = tiny_llava(tmp_path, image_size=SMALL)
     ids = torch.tensor([[1, -200, 7, 9, 2]])
     full = model(ids, images=tiny_images(1, SMALL), labels=ids)
     lean = model(ids, images=tiny_images(1, SMALL), labels=ids, loss_only=True)
     torch.testing.assert_close(lean.loss, full.loss)
     assert lean.logits is None
+    calls = []
+    model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    monkeypatch.setattr(causal_lm, "CHUNK", 1)
+    model(ids, images=tiny_images(1, SMALL), labels=ids, loss_only=True)
+    assert len(calls) == 3
+    model.lm_head.weight.ds_id = 7  # as ZeRO-3 marks a sharded parameter, whose layer all must call equally often
+    calls.clear()
+    model(ids, images=tiny_images(1, SMALL), labels=ids, loss_only=True)
+    assert len(calls) == 1
     with pytest.raises(ValueError, match="labels"):
         model(ids, images=tiny_images(1, SMALL), loss_only=True)
