@@ -236,7 +236,8 @@ class LlavaMetaForCausalLM:
             ValueError: images and image tokens do not fit, or truncation leaves a training row without labels.
             NotImplementedError: a modality other than image or text; projector-only training with start/end tokens.
         """
-        decoding = labels is None and input_ids.shape[1] == 1 and not bool((input_ids == IMAGE_TOKEN_INDEX).any())
+        fresh = past_key_values is None and labels is not None  # a training row of one token is no decoding step
+        decoding = not fresh and input_ids.shape[1] == 1 and not bool((input_ids == IMAGE_TOKEN_INDEX).any())
         if self.get_vision_tower() is None or images is None or decoding:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         batch = self._spliced(input_ids, attention_mask, labels, images, image_sizes, modalities)
