@@ -134,7 +134,7 @@ def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
     tokens, width = features.shape[1:]
     most = "at most " if tiles > 1 else ""
     logger.info(
-        "features of %d images, %s%d x %d x %d x %d B, go to %s: %s%.2f GB, %.2f GB are free",
+        "features of %d images, %s%d x %d x %d x %d B, go to %s: %s%.3f GB, %.2f GB are free",
         *(count, most, tiles, tokens, width, features.element_size(), folder, most, need / 1e9, free / 1e9),
     )
     if need > free and tiles > 1:

@@ -182,7 +182,8 @@ def _for_this_machine(flags: Flags) -> Flags:
         )
     if any(given.get("deepspeed", [])) and alone:
         logger.warning(
-            "one plain process, so without DeepSpeed (%s); scripts/train/*.sh starts it", given["deepspeed"][0]
+            "one plain process, so without DeepSpeed (%s); NUM_PROCESSES=2 with scripts/train/*.sh starts it",
+            given["deepspeed"][0],
         )
         extra.append(("deepspeed", [""]))
     order = [name for name, _ in flags if name in ("global_batch_size", "gradient_accumulation_steps")]

@@ -5,6 +5,7 @@ python -m llava.train.train --config configs/train/zip_tune_miniature.yaml --out
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from llava.train.fsdp import require_fsdp_fits
 from llava.train.interrupt import StopOnSignal
 from llava.train.options import parse_args
 from llava.train.quantize import require_frozen_weights
-from llava.train.save import save_run
+from llava.train.save import RUN_FILE, STATE_FILE, save_run
 from llava.train.setup import load_model
 from llava.train.stages import apply_stage, choose_stage
 from llava.train.trainer import LLaVATrainer, last_checkpoint, missing_parts
@@ -73,11 +74,15 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
     )
     if training_args.pack_sequences and dataset.image_processor is None:
         raise ValueError("--pack_sequences packs rows with images; this model has no vision tower, leave it out")
+    start = checkpoint_to_resume(training_args, model.config)
+    if start and is_finished(Path(start), training_args):
+        logger.info("%s is finished: no step is left to train, its files stay as they are", training_args.output_dir)
+        return trainer
     stop = StopOnSignal()
     trainer.add_callback(stop)
     by_row = row_attention(model.config, training_args.model_max_length)
     with by_row if training_args.pack_sequences else nullcontext(), stop.listening():
-        result = trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args, model.config))
+        result = trainer.train(resume_from_checkpoint=start)
     stop.leave_if_asked(trainer.state)
     model.config.use_cache = cached
     record = {
@@ -131,6 +136,18 @@ def checkpoint_to_resume(args: TrainingArguments, config: Any) -> str | None:
     require_same_compressor(found, config)
     logger.info("going on from %s", found)
     return str(found)
+
+
+def is_finished(checkpoint: Path, args: TrainingArguments) -> bool:
+    """Whether the run in output_dir was completed (run.json) and no more is asked of it; transformers would step on."""
+    if not (Path(str(args.output_dir)) / RUN_FILE).is_file():
+        return False
+    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    if state["global_step"] < state["max_steps"]:
+        return False
+    if args.max_steps > 0:
+        return bool(args.max_steps <= state["global_step"])
+    return bool(math.ceil(args.num_train_epochs) <= state["num_train_epochs"])
 
 
 def require_same_compressor(checkpoint: Path, config: Any) -> None:

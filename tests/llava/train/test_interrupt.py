@@ -133,3 +133,13 @@ def test_a_signal_to_the_whole_group_with_workers(words: list[str], tmp_path: Pa
     os.killpg(run.pid, signal.SIGTERM)
     assert run.wait(timeout=120) == EXIT_CODE, (tmp_path / "log").read_text()[-2000:]
     assert last_checkpoint(tmp_path / "run") is not None
+
+
+def test_a_finished_run_is_left_alone(words: list[str], tmp_path: Path) -> None:
+    words = options(words, max_steps=2, save_strategy="steps", save_steps=2, output_dir=tmp_path / "run")
+    train(argv=words)
+    before = (tmp_path / "run" / "run.json").read_text()
+    train(argv=[*words, "--pack_sequences=True"])
+    assert (tmp_path / "run" / "run.json").read_text() == before
+    train(argv=options(words, max_steps=4))  # but more steps may be asked of it
+    assert (tmp_path / "run" / "run.json").read_text() != before
