@@ -40,6 +40,16 @@ class TileGrid:
         return self.rows * self.side, self.cols * self.side
 
 
+def is_tiled(image_aspect_ratio: str | None) -> bool:
+    """Whether the config key `image_aspect_ratio` cuts pictures into tiles: anyres, anyres_max_N."""
+    return "anyres" in (image_aspect_ratio or "")
+
+
+def most_tiles(pinpoints: str | Sequence[Sequence[int]], tile_size: int) -> int:
+    """Tiles of the largest picture, overview included; arguments as for `parse_pinpoints`."""
+    return 1 + max(width * height // tile_size**2 for width, height in parse_pinpoints(pinpoints, tile_size))
+
+
 def parse_pinpoints(pinpoints: str | Sequence[Sequence[int]], tile_size: int | None = None) -> list[Size]:
     """Candidate canvas sizes (W, H) from the config key `image_grid_pinpoints`.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 logger = logging.getLogger(__name__)
 
@@ -20,3 +25,10 @@ def rank0_print(*parts: object) -> None:
     """Log a message at level INFO in the first process of a distributed run, and nothing in the others."""
     if os.environ.get("RANK", "0") == "0":
         logger.info(" ".join(str(part) for part in parts))
+
+
+def write_json(path: Path, value: Mapping[str, Any], indent: int = 2) -> None:
+    """Write a JSON object so that a reader sees the old file or the new one, never a half, whoever else writes it."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
+    partial.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -11,7 +11,6 @@ fragments, the CUDA context) is not counted; on a GPU `torch.cuda.max_memory_all
 import weakref
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -24,11 +23,10 @@ class LivePeak(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
     came into being before the block are not counted either.
     """
 
-    def __init__(self, *known: Tensor) -> None:
-        """known: tensors from before whose storages may come up as an output (in-place and view operations)."""
+    def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: set[int] = {_identity(tensor) for tensor in known}
+        self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = {_identity(leaf) for leaf in tree_leaves((args, kwargs or {})) if isinstance(leaf, Tensor)}
@@ -56,13 +54,3 @@ class LivePeak(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
 
 def _identity(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def nbytes(*tensors: Tensor) -> int:
-    """Bytes of all elements."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def trained_bytes(module: torch.nn.Module) -> int:
-    """Bytes of the parameters that train."""
-    return nbytes(*(parameter for parameter in module.parameters() if parameter.requires_grad))

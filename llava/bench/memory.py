@@ -6,7 +6,7 @@ are checked there (tests/llava/bench/test_memory.py); they hold for 16-bit compu
 (sdpa, flash).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llava.bench.shapes import ModelShape
 from llava.model.language_model.loss import CHUNK
@@ -111,7 +111,7 @@ def largest_rows(shape: ModelShape, step: Step, budget: float) -> int:
     """The largest micro batch, a power of two up to 64, whose estimate fits `budget` bytes; 0 when none does."""
     fitting = 0
     for rows in (1, 2, 4, 8, 16, 32, 64):
-        trial = Step(**{**vars(step), "rows": rows})
+        trial = replace(step, rows=rows)
         if sum(memory_parts(shape, trial).values()) <= budget:
             fitting = rows
     return fitting

@@ -1,5 +1,6 @@
 """`visionzip plan`: will this training fit, with which micro batch, and how long will it take."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,6 @@ from rich.table import Table
 from llava.bench.memory import GB, STAGES, Step, largest_rows, memory_parts
 from llava.bench.shapes import ModelShape, shape_of
 
-EXAMPLE = "visionzip plan --model liuhaotian/llava-v1.5-7b --gpu 24"
 TENTH = 66_530  # rows of the 1/10 manifest of mix665k
 
 
@@ -44,7 +44,7 @@ def plan(
         raise ValueError(f"--global-batch {global_batch} cannot be shared equally among --gpus {gpus}")
     per_gpu = global_batch // gpus
     micro = max((rows for rows in range(1, min(fitting, per_gpu) + 1) if per_gpu % rows == 0), default=0)
-    shown = Step(**{**vars(step), "rows": max(1, micro)})
+    shown = replace(step, rows=max(1, micro))
     console = Console()
     console.print(_table(model, shape, shown, gpu))
     console.print(
@@ -59,7 +59,7 @@ def plan(
         )
     accumulation = -(-per_gpu // micro)
     console.print(f"--per_device_train_batch_size {micro} --gradient_accumulation_steps {accumulation}")
-    whole = Step(**{**vars(shown), "checkpointing": False})
+    whole = replace(shown, checkpointing=False)
     if checkpointing and sum(memory_parts(shape, whole).values()) <= gpu * GB:
         console.print("fits without gradient checkpointing: --gradient_checkpointing False saves a forward pass")
     steps = -(-rows // global_batch)

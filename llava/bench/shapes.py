@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava.anyres import parse_pinpoints
+from llava.anyres import is_tiled, most_tiles
 
 # Sizes of the public checkpoints, so that a plan needs no download. Width, layers, MLP width, heads, key/value heads.
 _VICUNA_7B = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008, "num_attention_heads": 32}
@@ -91,9 +91,8 @@ def shape_of(model: str) -> ModelShape:
     tower = _tower(str(config["mm_vision_tower"]), Path(model))
     side = int(tower["image_size"])
     tiles = 1
-    if "anyres" in (config.get("image_aspect_ratio") or ""):
-        sizes = parse_pinpoints(config["image_grid_pinpoints"], side)
-        tiles += max(width * height // side**2 for width, height in sizes)
+    if is_tiled(config.get("image_aspect_ratio")):
+        tiles = most_tiles(config["image_grid_pinpoints"], side)
     heads = config["num_attention_heads"]
     kv_heads = config.get("num_key_value_heads") or heads
     return ModelShape(

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -43,9 +44,8 @@ from llava.provenance import stamp
 from llava.train.arguments import TrainingArguments
 from llava.train.cache_features import fill_cache, require_frozen_tower
 from llava.train.options import parse_args
-from llava.train.setup import load_model
+from llava.train.setup import load_model, make_dataset
 from llava.train.stages import apply_stage, choose_stage
-from llava.train.train import make_dataset
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class Bench:
         device = self.args.device
         batch = {key: value for key, value in batch.items() if key != "names"}
         with torch.autocast(device.type, torch.bfloat16) if self.args.bf16 else nullcontext():
-            loss: torch.Tensor = self.model(**_moved(batch, device), **options).loss
+            loss: torch.Tensor = self.model(**send_to_device(batch, device), **options).loss
         return loss
 
     def seconds_per_row(self, variant: Variant, rows: Sequence[Sequence[int]]) -> float:
@@ -135,14 +135,6 @@ class Bench:
         with LivePeak() as live:
             self.step(variant, batch)
         return live.peak
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    if isinstance(value, dict):
-        return {key: _moved(item, device) for key, item in value.items()}
-    return [_moved(item, device) for item in value] if isinstance(value, list) else value
 
 
 def _synchronize(device: torch.device) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from llava.anyres import is_tiled
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.data.feature_cache import FeatureCache
 from llava.data.masked import MaskedRows, empty_sample
@@ -148,5 +149,5 @@ class LazySupervisedDataset(Dataset[dict[str, Any]]):
         if self.features is not None:
             return self.features.blank(), (width, height)
         zero = torch.zeros(3, height, width)
-        tiled = "anyres" in (getattr(self.model_cfg, "image_aspect_ratio", None) or "")
+        tiled = is_tiled(getattr(self.model_cfg, "image_aspect_ratio", None))
         return (zero[None] if tiled else zero), (width, height)

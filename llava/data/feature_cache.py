@@ -16,7 +16,6 @@ another key is refused. An image whose file changed (size or time, then its hash
 """
 
 import json
-import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -32,8 +31,7 @@ from torch import Tensor
 
 from llava.encoded import EncodedImages
 from llava.provenance import sha256_file
-
-logger = logging.getLogger(__name__)
+from llava.utils import write_json
 
 KEY_FILE = "cache.json"
 SHARD_BYTES = 64 * 2**20
@@ -150,7 +148,7 @@ class CacheWriter:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / KEY_FILE).exists():
-            _write_json(self.folder / KEY_FILE, dict(key))
+            write_json(self.folder / KEY_FILE, dict(key), indent=1)
         self._clear()
 
     def __enter__(self) -> Self:
@@ -185,7 +183,7 @@ class CacheWriter:
         partial = shard.with_suffix(".partial")
         save_file({"features": torch.cat(self._features), "positions": torch.cat(self._positions)}, partial)
         os.replace(partial, shard)
-        _write_json(shard.with_suffix(".json"), self._entries)
+        write_json(shard.with_suffix(".json"), self._entries, indent=1)
         self._clear()
 
 
@@ -197,9 +195,3 @@ def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: P
         raise ValueError(
             f"--feature_cache {folder} was made for another run and cannot be used ({shown}). Name another folder"
         )
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -15,7 +15,6 @@ draws by a hash of seed, index and id, as manifests do (`llava.data.subset`): th
 larger share holds a smaller one. Rows keep the order of their file, files that of the list.
 """
 
-import hashlib
 import logging
 import math
 import re
@@ -26,8 +25,8 @@ from typing import Any
 
 import yaml
 
-from llava.data.rows import Row, images_of, row_id, scan_rows
-from llava.data.subset import Subset
+from llava.data.rows import Row, images_of, scan_rows
+from llava.data.subset import Subset, rank
 from llava.provenance import sha256_file
 
 logger = logging.getLogger(__name__)
@@ -162,12 +161,8 @@ def sample(indices: Sequence[int], rows: Sequence[Row], strategy: str, seed: int
         return list(indices[:count])
     if kind == "end":
         return list(indices[-count:])
-    ranked = sorted(indices, key=lambda index: _rank(seed, index, rows[index]))
+    ranked = sorted(indices, key=lambda index: rank(seed, index, rows[index]))
     return sorted(ranked[:count])
-
-
-def _rank(seed: int, index: int, row: Row) -> bytes:
-    return hashlib.sha256(f"{seed}:{index}:{row_id(row, index)}".encode()).digest()
 
 
 def _placed(row: Row, folder: str | None) -> Row:

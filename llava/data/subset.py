@@ -18,7 +18,6 @@ so a projector-only tune may leave them out; the manifest says so.
 import hashlib
 import json
 import logging
-import os
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ import typer
 
 from llava.data.rows import TEXT_STRATUM, Row, row_id, scan_rows, stratum_of
 from llava.provenance import sha256_file
+from llava.utils import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +66,7 @@ class Subset:
     def save(self, path: str | Path) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_json(path, asdict(self), indent=1)
 
     def apply(self, rows: Sequence[Row], data_path: str | Path) -> list[int]:
         """Indices of the chosen rows, after checking that `data_path` is the very file the manifest was made from.
@@ -130,7 +128,7 @@ def make_subset(
     chosen = allocate(eligible, fraction)
     picked: list[int] = []
     for name, count in chosen.items():
-        picked += sorted(members[name], key=lambda index: _rank(seed, index, rows[index]))[:count]
+        picked += sorted(members[name], key=lambda index: rank(seed, index, rows[index]))[:count]
     if not picked:
         raise ValueError(f"{fraction} of {sum(eligible.values())} eligible rows in {data_path} is no row at all")
     return Subset(
@@ -144,7 +142,8 @@ def make_subset(
     )
 
 
-def _rank(seed: int, index: int, row: Row) -> bytes:
+def rank(seed: int, index: int, row: Row) -> bytes:
+    """The place of a row in the draw of its stratum: the smallest are taken, on every platform the same."""
     return hashlib.sha256(f"{seed}:{index}:{row_id(row, index)}".encode()).digest()
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from llava.anyres import TileGrid, get_anyres_image_grid_shape
+from llava.anyres import TileGrid, get_anyres_image_grid_shape, is_tiled
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
     DEFAULT_IM_START_TOKEN,
@@ -165,7 +165,7 @@ class LlavaMetaForCausalLM:
         if isinstance(images, dict):
             tokens = self._project(VisionTokens(images["features"], images["positions"], images["has_cls"]))
             counts = images["tiles"].tolist()
-            if "anyres" not in (getattr(self.config, "image_aspect_ratio", None) or ""):
+            if not is_tiled(getattr(self.config, "image_aspect_ratio", None)):
                 return list(tokens.features)  # one tile per image and no packing, as for pixels
         else:
             _check_images(images, image_sizes)

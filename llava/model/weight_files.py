@@ -5,6 +5,7 @@ is read when it is used) and complete (a missing shard, a half-written file or a
 that names it). Writing is atomic: a reader sees the old file or the new one, never a half.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -25,6 +26,7 @@ __all__ = [
     "State",
     "WeightFiles",
     "atomic_path",
+    "digest",
     "find_weights",
     "listed",
     "read_file",
@@ -131,6 +133,16 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, found {type(value).__name__}.")
     return value
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bits: equal only for equal weights, in whatever order and files."""
+    total = hashlib.sha256()
+    for key in sorted(state):
+        value = state[key].detach().cpu().contiguous()
+        total.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from llava.release.hf_config import LAYOUT_KEY, TOWER_KEY, family_of_text, from_
 from llava.release.names import EMBEDDING, FROM_HF, TOWER, is_hf_layout, renamed
 from llava.release.shards import SHARD_GB, write_weights
 from llava.release.to_hf import TOKENIZER_FOLDER
-from llava.release.tower import digest, write_tower
+from llava.release.tower import tower_digest, write_tower
 from llava.release.vocabulary_rows import cut
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def from_hf(source: str, out: Path, shard_gb: float = SHARD_GB) -> Path:
 
 def _tower_is_known(config: Mapping[str, Any], state: State, out: Path) -> bool:
     """Whether an export's tower is still the one it was made with, and lies where its config says."""
-    if config[TOWER_KEY]["sha256"] != digest(state):
+    if config[TOWER_KEY]["sha256"] != tower_digest(state):
         return False
     named = str(config[LAYOUT_KEY][VISION_KEY])
     if (out.absolute().parent / Path(named).name).is_dir():

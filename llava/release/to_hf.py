@@ -30,7 +30,7 @@ from llava.release.hf_processor import write_processor
 from llava.release.hf_tokenizer import export_tokenizer
 from llava.release.names import EMBEDDING, TO_HF, TOWER, renamed
 from llava.release.shards import SHARD_GB, write_weights
-from llava.release.tower import digest, tower_config, tower_folder, tower_state
+from llava.release.tower import tower_config, tower_digest, tower_folder, tower_state
 from llava.release.vocabulary_rows import grown, grown_rows
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def to_hf(source: str, out: Path, conv_mode: str | None = None, shard_gb: float 
     rows = grown_rows(len(state[EMBEDDING]), len(tokenizer))
     vision = tower_config(tower)
     config = to_hf_config(values, family, vision, next_layout, {"rows": rows, "image": image, "pad": pad})
-    config[TOWER_KEY] = {"inside": inside, "sha256": digest(state)}
+    config[TOWER_KEY] = {"inside": inside, "sha256": tower_digest(state)}
     with new_folder(out) as staging:
         write_weights(renamed(grown(state, rows), TO_HF, str(folder)), staging, shard_gb)
         write_processor(staging, tower, values, config, tokenizer, template)

@@ -1,19 +1,17 @@
 """The vision tower a checkpoint names: where it lies, its weights, and a tower folder written anew."""
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig
 
 from llava.model.checkpoint import State
 from llava.model.multimodal_encoder.builder import resolve_vision_tower
 from llava.model.sources import VISION_KEY, locate
-from llava.model.weight_files import read_json, read_weights
+from llava.model.weight_files import digest, read_json, read_weights
 from llava.release.folders import CONFIG, write_json
 from llava.release.names import TOWER
 from llava.release.shards import save_safetensors
@@ -60,14 +58,9 @@ def tower_config(folder: Path) -> CLIPVisionConfig:
     return config
 
 
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes and bits of the tower's weights in `state`: equal only for an equal tower."""
-    total = hashlib.sha256()
-    for key in sorted(key for key in state if key.startswith(TOWER)):
-        value = state[key].detach().cpu().contiguous()
-        total.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+def tower_digest(state: Mapping[str, Tensor]) -> str:
+    """`weight_files.digest` of the tower's weights in `state`."""
+    return digest({key: value for key, value in state.items() if key.startswith(TOWER)})
 
 
 def write_tower(state: Mapping[str, Tensor], vision: Mapping[str, Any], processor: Any, folder: Path) -> None:

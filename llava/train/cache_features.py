@@ -7,7 +7,6 @@ before its first step, every process its share, so this command is for filling a
 at the size. On several nodes the folder must be one that all of them see.
 """
 
-import hashlib
 import json
 import logging
 import shutil
@@ -23,13 +22,14 @@ from tqdm import tqdm
 from transformers import set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from llava.anyres import parse_pinpoints
+from llava.anyres import is_tiled, most_tiles
 from llava.data.dataset import LazySupervisedDataset
 from llava.data.feature_cache import CacheWriter, FeatureCache
 from llava.mm_utils import load_image, process_images
+from llava.model.weight_files import digest
 from llava.train.arguments import DataArguments, ModelArguments, TrainingArguments
 from llava.train.options import parse_args
-from llava.train.setup import load_model
+from llava.train.setup import load_model, make_dataset
 from llava.train.stages import TOWER, Stage, choose_stage
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def cache_key(tower: Any, config: Any) -> dict[str, Any]:
     processor = json.loads(tower.image_processor.to_json_string())
     return {
         "format": FORMAT,
-        "tower_sha256": _hash(tower.vision_tower.state_dict()),
+        "tower_sha256": digest(tower.vision_tower.state_dict()),
         "select_layer": tower.select_layer,
         "select_feature": tower.select_feature,
         "compressor": getattr(config, "mm_compressor", None),
@@ -53,14 +53,6 @@ def cache_key(tower: Any, config: Any) -> dict[str, Any]:
         "image_processor": {name: value for name, value in processor.items() if not name.startswith("_")},
         "dtype": str(tower.dtype).removeprefix("torch."),
     }
-
-
-def _hash(state: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(state.items()):
-        digest.update(f"{name} {list(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _blank(tower: Any) -> torch.Tensor:
@@ -124,10 +116,8 @@ def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
     """Log what the cache will take; every process checks the disk before the first image."""
     features = tower.encode(_blank(tower)).features
     tiles = 1
-    if "anyres" in (getattr(config, "image_aspect_ratio", None) or ""):
-        side = tower.image_size
-        sizes = parse_pinpoints(config.image_grid_pinpoints, side)
-        tiles += max(width * height // side**2 for width, height in sizes)
+    if is_tiled(getattr(config, "image_aspect_ratio", None)):
+        tiles = most_tiles(config.image_grid_pinpoints, tower.image_size)
     need = count * tiles * features.nbytes
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
@@ -141,7 +131,7 @@ def _say_size(folder: Path, count: int, tower: Any, config: Any) -> None:
         logger.warning("that may be more than %s has room for", folder)
     elif need > free:
         raise ValueError(
-            f"--feature_cache {folder}: the features of {count} images take {most}{need / 1e9:.2f} GB, but only "
+            f"--feature_cache {folder}: the features of {count} images take {need / 1e9:.2f} GB, but only "
             f"{free / 1e9:.2f} GB are free there; name a folder on another disk, or leave the flag out"
         )
 
@@ -187,8 +177,6 @@ def _encode(batch: Sequence[Any], tower: Any, writer: CacheWriter) -> None:
 
 def run(model_args: ModelArguments, data_args: DataArguments, training_args: TrainingArguments) -> FeatureCache:
     """The command, on parsed arguments."""
-    from llava.train.train import make_dataset  # which imports this module
-
     if not (data_args.feature_cache and data_args.data_path):
         raise ValueError("--feature_cache FOLDER and --data_path FILE are needed")
     set_seed(training_args.seed)

@@ -22,6 +22,15 @@ EXIT_CODE = 75
 GRACE = 300
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so: what one sees, all must act on together. Every process must call it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return flag
+    said = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
+    return bool(said)
+
+
 def outlive_signal(start: Any, worker: int) -> None:
     """A `worker_init_fn`: a signal to the whole process group must not take the data away before the last step ends.
 
@@ -54,10 +63,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """transformers' hook: all processes agree, so that all of them save."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            asked = torch.tensor(int(self.asked), device=args.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            self.asked = bool(asked)
+        self.asked = any_process(self.asked, args.device)
         if self.asked:
             control.should_save = control.should_training_stop = True
 

@@ -8,7 +8,6 @@
 Files are written aside and moved into place, run.json last: a folder with run.json is complete.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -24,6 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, save_projector
 from llava.provenance import stamp, without_machine_paths
 from llava.train.stages import LORA_MARK, Stage
+from llava.utils import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def save_run(trainer: Trainer, stage: Stage, tokenizer: Any, record: Mapping[str
     for file in sorted(staging.iterdir()):
         os.replace(file, output / file.name)
     staging.rmdir()
-    _write_json(output / RUN_FILE, {"stamp": stamp(**_precision(trainer)), **without_machine_paths(dict(record))})
+    write_json(output / RUN_FILE, {"stamp": stamp(**_precision(trainer)), **without_machine_paths(dict(record))})
     logger.info("saved %s to %s", stage.name, output)
 
 
@@ -98,9 +98,3 @@ def _precision(trainer: Trainer) -> dict[str, Any]:
     args = trainer.args
     dtype = "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32"
     return {"dtype": dtype, "seed": args.seed, "processes": args.world_size}
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

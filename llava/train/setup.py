@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import (
 )
 
 from llava.anyres import parse_pinpoints
+from llava.data.dataset import LazySupervisedDataset
 from llava.model.builder import MODELS, load_pretrained_model
 from llava.model.checkpoint import require_fit
 from llava.model.placement import Placement, place
@@ -103,6 +104,28 @@ def _load_model(
     _record(model.config, model_args, training_args, stage)
     _attach_compressor(model, model_args)
     return model, tokenizer
+
+
+def make_dataset(
+    model: Any, tokenizer: Any, model_args: ModelArguments, data_args: DataArguments
+) -> LazySupervisedDataset:
+    """The rows the arguments name, as samples for this model.
+
+    Raises:
+        ValueError: see `LazySupervisedDataset`.
+    """
+    tower = model.get_vision_tower()
+    return LazySupervisedDataset(
+        str(data_args.data_path),
+        tokenizer,
+        version=model_args.version,
+        image_folder=data_args.image_folder,
+        image_processor=None if tower is None else tower.image_processor,
+        model_cfg=model.config,
+        subset_manifest=data_args.subset_manifest,
+        max_bad_rows=data_args.max_bad_rows,
+        skip_text_only=data_args.skip_text_only,
+    )
 
 
 def _load_language_model(checkpoint: Checkpoint, where: Placement, attention: str | None) -> tuple[Any, Any]:

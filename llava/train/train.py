@@ -28,7 +28,7 @@ from llava.train.interrupt import StopOnSignal
 from llava.train.options import parse_args
 from llava.train.quantize import require_frozen_weights
 from llava.train.save import RUN_FILE, STATE_FILE, save_run
-from llava.train.setup import load_model
+from llava.train.setup import load_model, make_dataset
 from llava.train.stages import apply_stage, choose_stage
 from llava.train.trainer import LLaVATrainer, last_checkpoint, missing_parts
 
@@ -59,6 +59,8 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
     require_fsdp_fits(stage, training_args)
     model, tokenizer = load_model(model_args, data_args, training_args, stage)
     dataset = make_dataset(model, tokenizer, model_args, data_args)
+    if training_args.pack_sequences and dataset.image_processor is None:
+        raise ValueError("--pack_sequences packs rows with images; this model has no vision tower, leave it out")
     if data_args.feature_cache:
         require_frozen_tower(stage)
         workers = training_args.dataloader_num_workers
@@ -72,8 +74,6 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
         data_collator=DataCollatorForSupervisedDataset(tokenizer.pad_token_id),
         stage=stage,
     )
-    if training_args.pack_sequences and dataset.image_processor is None:
-        raise ValueError("--pack_sequences packs rows with images; this model has no vision tower, leave it out")
     start = checkpoint_to_resume(training_args, model.config)
     if start and is_finished(Path(start), training_args):
         logger.info("%s is finished: no step is left to train, its files stay as they are", training_args.output_dir)
@@ -95,23 +95,6 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
     }
     save_run(trainer, stage, tokenizer, record)
     return trainer
-
-
-def make_dataset(
-    model: Any, tokenizer: Any, model_args: ModelArguments, data_args: DataArguments
-) -> LazySupervisedDataset:
-    tower = model.get_vision_tower()
-    return LazySupervisedDataset(
-        str(data_args.data_path),
-        tokenizer,
-        version=model_args.version,
-        image_folder=data_args.image_folder,
-        image_processor=None if tower is None else tower.image_processor,
-        model_cfg=model.config,
-        subset_manifest=data_args.subset_manifest,
-        max_bad_rows=data_args.max_bad_rows,
-        skip_text_only=data_args.skip_text_only,
-    )
 
 
 def checkpoint_to_resume(args: TrainingArguments, config: Any) -> str | None:

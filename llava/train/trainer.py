@@ -24,7 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from llava.data.sampler import ModalityLengthSampler
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, load_projector, read_file
-from llava.train.interrupt import outlive_signal
+from llava.train.interrupt import any_process, outlive_signal
 from llava.train.meter import Meter
 from llava.train.muon import MuonAdamW
 from llava.train.save import STAGING, STATE_FILE, write_trained
@@ -207,16 +207,12 @@ class LLaVATrainer(Trainer):
         trained = [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
         # ZeRO-3 keeps this process's share in `ds_tensor`; what one process sees, all must stop for.
         bad = [name for name, value in trained if not torch.isfinite(getattr(value, "ds_tensor", value)).all()]
-        if self._any_process(bool(bad)):
+        if any_process(bool(bad), self.args.device):
             raise ValueError(
                 f"{bad[0] if bad else 'a weight of another process'} is not finite after step "
                 f"{self.state.global_step}; no checkpoint was written of it, {self._last_good()}. "
                 "Lower --learning_rate or --max_grad_norm"
             )
-
-    def _any_process(self, flag: bool) -> bool:
-        counts: Tensor = self.accelerator.reduce(torch.tensor(float(flag), device=self.args.device))
-        return bool(counts > 0)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self._saves_part:

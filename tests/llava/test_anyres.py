@@ -4,6 +4,8 @@ from llava.anyres import (
     TileGrid,
     fit_size,
     get_anyres_image_grid_shape,
+    is_tiled,
+    most_tiles,
     parse_pinpoints,
     select_best_resolution,
     unpad_bounds,
@@ -95,3 +97,9 @@ def test_range_form_needs_the_tile_size():
 def test_grid_rejects_nothing():
     with pytest.raises(ValueError, match=">= 1"):
         TileGrid(0, 1, 24)
+
+
+def test_which_pictures_are_tiled_and_into_how_many():
+    assert [is_tiled(name) for name in ("anyres", "anyres_max_9", "pad", "square", None)] == [True, True] + [False] * 3
+    assert most_tiles(PINPOINTS, 336) == 5  # overview and 2 x 2
+    assert most_tiles("(1x1),...,(6x6)", 384) == 37

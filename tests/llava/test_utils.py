@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from llava.utils import disable_torch_init, rank0_print
+from llava.utils import disable_torch_init, rank0_print, write_json
 
 
 def test_disable_torch_init_leaves_torch_alone() -> None:
@@ -37,3 +39,13 @@ def test_no_log_files_appear(tmp_path: os.PathLike[str], monkeypatch: pytest.Mon
     rank0_print("x")
     disable_torch_init()
     assert os.listdir(tmp_path) == []
+
+
+def test_write_json_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"b": 1})
+    assert file.read_text() == '{\n  "b": 1\n}\n'
+    with pytest.raises(TypeError):
+        write_json(file, {"b": object()})
+    assert json.loads(file.read_text()) == {"b": 1}
+    assert list(tmp_path.iterdir()) == [file]

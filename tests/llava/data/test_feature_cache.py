@@ -58,19 +58,19 @@ def test_shards_split_by_size(tmp_path: Path, files: list[Path], monkeypatch: py
     assert len(FeatureCache(tmp_path / "cache", KEY)) == 3
 
 
-def test_two_programs_may_fill_one_cache(tmp_path: Path, files: list[Path]) -> None:
+def test_two_programs_may_fill_one_cache(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """One writes its shard between another's shard and index: neither takes the other's features for its own."""
     one, other = (CacheWriter(tmp_path / "cache", KEY) for _ in range(2))
     one.add(files[0], *tokens(1, 1), (10, 20))
     other.add(files[1], *tokens(2, 2), (10, 20))
-    write = feature_cache._write_json
+    write = feature_cache.write_json
 
-    def interleaved(path: Path, value: dict[str, object]) -> None:
-        feature_cache._write_json = write
+    def interleaved(*args: object, **kwargs: object) -> None:
+        monkeypatch.setattr(feature_cache, "write_json", write)
         other.flush()
-        write(path, value)
+        write(*args, **kwargs)
 
-    feature_cache._write_json = interleaved
+    monkeypatch.setattr(feature_cache, "write_json", interleaved)
     one.flush()
     cache = FeatureCache(tmp_path / "cache", KEY)
     for number, file in enumerate(files[:2], start=1):

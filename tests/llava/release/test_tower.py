@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from llava.release.names import TOWER
-from llava.release.tower import digest, tower_config, tower_folder, tower_state, write_tower
+from llava.release.tower import tower_config, tower_digest, tower_folder, tower_state, write_tower
 from tests.tiny import tiny_image_processor, tiny_images, tiny_tower_folder
 
 
@@ -28,15 +28,15 @@ def test_the_text_side_of_a_whole_clip_is_left_out(tmp_path: Path) -> None:
     whole = {f"vision_model.{key.removeprefix(TOWER)}": value for key, value in alone.items()}
     whole |= {"text_model.a": torch.ones(2), "logit_scale": torch.ones(()), "visual_projection.weight": torch.ones(2)}
     save_file(whole, tower / "model.safetensors")
-    assert digest(tower_state(tower)) == digest(alone) and tower_state(tower).keys() == alone.keys()
+    assert tower_digest(tower_state(tower)) == tower_digest(alone) and tower_state(tower).keys() == alone.keys()
 
 
 def test_the_digest_sees_one_bit_and_the_dtype() -> None:
     state = {f"{TOWER}a": torch.zeros(4), "other": torch.ones(1)}
     other = {f"{TOWER}a": torch.tensor([0.0, 0.0, 0.0, 1e-45])}
     half = {f"{TOWER}a": torch.zeros(8, dtype=torch.float16)}
-    assert digest(state) == digest({f"{TOWER}a": torch.zeros(4)})
-    assert len({digest(state), digest(other), digest(half)}) == 3
+    assert tower_digest(state) == tower_digest({f"{TOWER}a": torch.zeros(4)})
+    assert len({tower_digest(state), tower_digest(other), tower_digest(half)}) == 3
 
 
 def test_a_written_tower_sees_the_same(tmp_path: Path) -> None:
