@@ -1,24 +1,44 @@
 """The command `visionzip`."""
 
 import sys
+from importlib import import_module
 
 import typer
 
 from llava.bench.plan import plan
 
 app = typer.Typer(
-    help="LLaVA with fewer visual tokens. Training, evaluation and release are modules of their own: see the README.",
+    help="LLaVA with fewer visual tokens. Training and release are modules of their own: see the README.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `plan` a command of its own while it is the only one."""
-
-
+evaluation = typer.Typer(help="From answers to tables, and what compression breaks.", no_args_is_help=True)
 app.command("plan")(plan)
+app.add_typer(evaluation, name="eval")
+
+# Subcommands of `eval` are programs of their own, loaded when asked for: name -> (module, what it does).
+PROGRAMS = {
+    "grid": ("llava.eval.grid", "Run methods and budgets over benchmarks."),
+    "report": ("llava.eval.report", "Render records as a table, a page and a picture."),
+    "diff": ("llava.eval.diff", "Show the items two cells answer differently."),
+}
+
+
+def _forward(name: str, module: str) -> None:
+    help_text = PROGRAMS[name][1]
+
+    @evaluation.command(
+        name,
+        help=help_text,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def _run(context: typer.Context) -> None:
+        import_module(module).app(context.args, prog_name=f"visionzip eval {name}")
+
+
+for _name, (_module, _) in PROGRAMS.items():
+    _forward(_name, _module)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,3 +33,16 @@ def write_json(path: Path, value: Mapping[str, Any], indent: int = 2) -> None:
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
     partial.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def give_usual_mode(file: Path) -> None:
+    """Give a file the mode new files get here (0644 under umask 022).
+
+    safetensors writes through a temporary file that only its owner may read, and leaves it so.
+    """
+    sample = file.with_name(f".{file.name}.{uuid4().hex[:8]}.mode")
+    sample.touch()
+    try:
+        file.chmod(stat.S_IMODE(sample.stat().st_mode))
+    finally:
+        sample.unlink()

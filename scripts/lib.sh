@@ -26,7 +26,7 @@ fail() {
 }
 
 # usage: print the comment block at the top of the calling script (without the shebang).
-usage() { sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$0"; }
+usage() { sed -n '2,/^[^#]/{/^#SBATCH/!{/^#/s/^# \{0,1\}//p}}' "$0"; }
 
 is_python() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -117,4 +117,17 @@ setup_environment() {
     say "environment: $VENV is ready"
   fi
   export VIRTUAL_ENV="$VENV" PATH="$VENV/bin:$PATH"
+}
+
+# run_ranks MODULE ARGUMENTS...: a Python module once, or as several ranks that share its questions: NUM_PROCESSES, else one a GPU.
+run_ranks() {
+  local gpus processes
+  gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
+  processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
+  if ((processes > 1)); then
+    ((gpus == 0 || processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
+    python -m torch.distributed.run --standalone --nproc_per_node "$processes" --module "$@"
+  else
+    python -m "$@"
+  fi
 }

@@ -12,4 +12,4 @@ case "${1:-}" in -h | --help) usage && exit 0 ;; esac
 
 setup_environment
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # tiny tensors: more threads only get in each other's way
-exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" # in the order of tests/conftest.py

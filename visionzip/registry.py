@@ -8,6 +8,7 @@ from typing import Any
 
 from visionzip.core.compressor import VisionZip
 from visionzip.core.types import Compressor
+from visionzip.methods.downsample import Downsample
 from visionzip.methods.pool import Pool
 from visionzip.methods.random import Random
 from visionzip.methods.uniform import Uniform
@@ -18,6 +19,7 @@ METHODS: dict[str, type[Any]] = {
     "random": Random,
     "uniform": Uniform,
     "pool": Pool,
+    "downsample": Downsample,
 }
 
 

@@ -7,24 +7,39 @@ from typing import Any
 
 from llava.anyres import is_tiled, most_tiles
 
-# Sizes of the public checkpoints, so that a plan needs no download. Width, layers, MLP width, heads, key/value heads.
+# Sizes of the public checkpoints and of the language models the recipes start from, so that a plan needs no download.
 _VICUNA_7B = {"hidden_size": 4096, "num_hidden_layers": 32, "intermediate_size": 11008, "num_attention_heads": 32}
 _VICUNA_13B = {"hidden_size": 5120, "num_hidden_layers": 40, "intermediate_size": 13824, "num_attention_heads": 40}
 _MISTRAL_7B = {**_VICUNA_7B, "intermediate_size": 14336, "num_key_value_heads": 8}
-_COMMON = {"vocab_size": 32000, "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
+_QWEN2_7B = {
+    "hidden_size": 3584,
+    "num_hidden_layers": 28,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+}
+TOWER = "openai/clip-vit-large-patch14-336"  # what a language model without a tower is taken to get
+_LLAMA_WORDS = {"vocab_size": 32000}
+_COMMON = _LLAMA_WORDS | {"mm_vision_tower": TOWER}
 _NEXT = {
     "image_aspect_ratio": "anyres",
     "image_grid_pinpoints": [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
 }
 KNOWN: dict[str, dict[str, Any]] = {
-    "llava-v1.5-7b": _COMMON | _VICUNA_7B,
-    "llava-v1.5-13b": _COMMON | _VICUNA_13B,
-    "llava-v1.6-vicuna-7b": _COMMON | _VICUNA_7B | _NEXT,
-    "llava-v1.6-vicuna-13b": _COMMON | _VICUNA_13B | _NEXT,
-    "llava-v1.6-mistral-7b": _COMMON | _MISTRAL_7B | _NEXT,
+    "liuhaotian/llava-v1.5-7b": _COMMON | _VICUNA_7B,
+    "liuhaotian/llava-v1.5-13b": _COMMON | _VICUNA_13B,
+    "liuhaotian/llava-v1.6-vicuna-7b": _COMMON | _VICUNA_7B | _NEXT,
+    "liuhaotian/llava-v1.6-vicuna-13b": _COMMON | _VICUNA_13B | _NEXT,
+    "liuhaotian/llava-v1.6-mistral-7b": _COMMON | _MISTRAL_7B | _NEXT,
+    "lmsys/vicuna-7b-v1.5": _LLAMA_WORDS | _VICUNA_7B,
+    "lmsys/vicuna-13b-v1.5": _LLAMA_WORDS | _VICUNA_13B,
+    "mistralai/Mistral-7B-Instruct-v0.2": _LLAMA_WORDS | _MISTRAL_7B,
+    "Qwen/Qwen2-7B-Instruct": _QWEN2_7B,
+    "Qwen/Qwen2-7B": _QWEN2_7B,
 }
 KNOWN_TOWERS: dict[str, dict[str, int]] = {
-    "clip-vit-large-patch14-336": {
+    TOWER: {
         "hidden_size": 1024,
         "num_hidden_layers": 24,
         "intermediate_size": 4096,
@@ -34,10 +49,15 @@ KNOWN_TOWERS: dict[str, dict[str, int]] = {
 }
 
 
+SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "vocab_size")
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """layers, width D, intermediate, kv_width (key or value width of all heads), vocabulary: of the language model.
-    tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles: of the vision side."""
+    tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles: of the vision side.
+    own_tower: whether the config names the tower, else it is taken to be TOWER. budget: dominant and contextual tokens
+    per tile the checkpoint itself asks for. tied: embedding table and output head are one matrix."""
 
     layers: int
     width: int
@@ -49,6 +69,9 @@ class ModelShape:
     tower_intermediate: int
     patches: int
     max_tiles: int
+    own_tower: bool = True
+    budget: tuple[int, int] | None = None
+    tied: bool = False
 
     @property
     def block_parameters(self) -> int:
@@ -59,7 +82,7 @@ class ModelShape:
     @property
     def embedding_parameters(self) -> int:
         """Embedding table, output head and last norm."""
-        return 2 * self.vocabulary * self.width + self.width
+        return (1 if self.tied else 2) * self.vocabulary * self.width + self.width
 
     @property
     def projector_parameters(self) -> int:
@@ -74,21 +97,21 @@ class ModelShape:
 
 
 def shape_of(model: str) -> ModelShape:
-    """The shape of a checkpoint folder, or of a public checkpoint by name (with or without its owner).
+    """The shape of a folder with a config.json, or of a public checkpoint by name (its owner may be left out).
+
+    A plain language model is one that LLaVA's own tower is added to, with one tile per picture.
 
     Raises:
         ValueError: neither, or a config that lacks a size.
     """
-    name = Path(model).name
-    if (Path(model) / "config.json").is_file():
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    elif name in KNOWN:
-        config = KNOWN[name]
-    else:
-        raise ValueError(f"--model {model} is no checkpoint folder and none of {', '.join(KNOWN)}")
-    if "mm_vision_tower" not in config:
-        raise ValueError(f"--model {model}: its config names no mm_vision_tower, so it is no LLaVA checkpoint")
-    tower = _tower(str(config["mm_vision_tower"]), Path(model))
+    config = _config(model)
+    lacking = [name for name in SIZES if name not in config]
+    if lacking:
+        raise ValueError(
+            f"--model {model}: its config.json has no {', no '.join(lacking)}; expected that of a LLaVA checkpoint in "
+            "the public layout, or of a language model"
+        )
+    tower = _tower(str(config.get("mm_vision_tower") or TOWER), Path(model))
     side = int(tower["image_size"])
     tiles = 1
     if is_tiled(config.get("image_aspect_ratio")):
@@ -106,7 +129,29 @@ def shape_of(model: str) -> ModelShape:
         tower_intermediate=tower["intermediate_size"],
         patches=(side // tower["patch_size"]) ** 2,
         max_tiles=tiles,
+        own_tower=bool(config.get("mm_vision_tower")),
+        budget=_budget(config),
+        tied=bool(config.get("tie_word_embeddings")),
     )
+
+
+def _config(model: str) -> dict[str, Any]:
+    file = Path(model) / "config.json"
+    if file.is_file():
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
+    for name, config in KNOWN.items():
+        if Path(model).name == Path(name).name:
+            return config
+    raise ValueError(f"--model {model} is no folder with a config.json and none of {', '.join(KNOWN)}")
+
+
+def _budget(config: dict[str, Any]) -> tuple[int, int] | None:
+    """Tokens per tile of a checkpoint that was trained or saved with a compressor that has such numbers."""
+    compressor = config.get("mm_compressor") or {}
+    if {"dominant", "contextual"} <= compressor.keys():
+        return int(compressor["dominant"]), int(compressor["contextual"])
+    return None
 
 
 def _tower(name: str, checkpoint: Path) -> dict[str, Any]:
@@ -114,6 +159,7 @@ def _tower(name: str, checkpoint: Path) -> dict[str, Any]:
         if (folder / "config.json").is_file():
             config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             return config.get("vision_config", config)
-    if Path(name).name in KNOWN_TOWERS:
-        return KNOWN_TOWERS[Path(name).name]
+    for known, sizes in KNOWN_TOWERS.items():
+        if Path(name).name == Path(known).name:
+            return sizes
     raise ValueError(f"mm_vision_tower {name} is no folder here and none of {', '.join(KNOWN_TOWERS)}")

@@ -12,10 +12,12 @@ A cache is a folder:
 Names of shards begin with the time and end in a random part, so any number of programs may fill one cache.
 
 A shard counts once its .json is there, which is written last; so filling may be interrupted, and goes on. A cache of
-another key is refused. An image whose file changed (size or time, then its hash) is computed again.
+another key is refused. An image whose file changed (size or time, then its hash) is computed again; where only the time
+did, as after a copy, the new time is noted, so that the hash is made once.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -31,7 +33,9 @@ from torch import Tensor
 
 from llava.encoded import EncodedImages
 from llava.provenance import sha256_file
-from llava.utils import write_json
+from llava.utils import give_usual_mode, write_json
+
+logger = logging.getLogger(__name__)
 
 KEY_FILE = "cache.json"
 SHARD_BYTES = 64 * 2**20
@@ -48,13 +52,6 @@ class CachedImage:
     bytes: int
     mtime_ns: int
     sha256: str
-
-    def is_of(self, file: Path) -> bool:
-        """Whether the file is still the one these features were made from."""
-        stat = file.stat()
-        if (stat.st_size, stat.st_mtime_ns) == (self.bytes, self.mtime_ns):
-            return True
-        return stat.st_size == self.bytes and sha256_file(file) == self.sha256
 
 
 class FeatureCache:
@@ -97,11 +94,35 @@ class FeatureCache:
 
     def missing(self, files: Iterable[Path]) -> list[Path]:
         """The files whose features are not here, or were made from another content; each once, in order."""
-        return [file for file in dict.fromkeys(files) if not self._has(file)]
+        touched: dict[Path, dict[str, int]] = {}
+        missing = [file for file in dict.fromkeys(files) if not self._has(file, touched)]
+        for shard, times in touched.items():
+            self._note_times(shard, times)
+        return missing
 
-    def _has(self, file: Path) -> bool:
-        found = self._images.get(str(file))
-        return found is not None and file.is_file() and found[1].is_of(file)
+    def _has(self, file: Path, touched: dict[Path, dict[str, int]]) -> bool:
+        """Whether the file is the one its features were made from; a new time of such a one goes into `touched`."""
+        if str(file) not in self._images or not file.is_file():
+            return False
+        shard, image = self._images[str(file)]
+        stat = file.stat()
+        if (stat.st_size, stat.st_mtime_ns) == (image.bytes, image.mtime_ns):
+            return True
+        if stat.st_size != image.bytes or sha256_file(file) != image.sha256:
+            return False
+        touched.setdefault(shard, {})[str(file)] = stat.st_mtime_ns
+        return True
+
+    def _note_times(self, shard: Path, times: Mapping[str, int]) -> None:
+        """Write new modification times into the index of a shard; a cache that cannot be written stays as it is."""
+        index = shard.with_suffix(".json")
+        entries = json.loads(index.read_text(encoding="utf-8"))
+        for path, mtime in times.items():
+            entries[path]["mtime_ns"] = mtime
+        try:
+            write_json(index, entries, indent=1)
+        except OSError as error:
+            logger.warning("%d images are hashed at every start: %s cannot be written (%s)", len(times), index, error)
 
     def read(self, file: Path) -> tuple[EncodedImages, tuple[int, int]]:
         """One image's features and (width, height). Raises: ValueError when it is not here or its shard is broken."""
@@ -182,6 +203,7 @@ class CacheWriter:
         shard = self.folder / f"shard-{time.time_ns():020d}-{uuid4().hex[:8]}.safetensors"
         partial = shard.with_suffix(".partial")
         save_file({"features": torch.cat(self._features), "positions": torch.cat(self._positions)}, partial)
+        give_usual_mode(partial)
         os.replace(partial, shard)
         write_json(shard.with_suffix(".json"), self._entries, indent=1)
         self._clear()

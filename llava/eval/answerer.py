@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from llava.constants import (
 from llava.conversation import conv_templates
 from llava.eval.generate import Reply
 from llava.eval.records import Question
-from llava.mm_utils import load_image, process_images, tokenizer_image_token
+from llava.mm_utils import process_images, tokenizer_image_token
 
 logger = logging.getLogger(__name__)
 
@@ -205,13 +204,13 @@ class LlavaAnswerer:
             **self.source,
         }
 
-    def load(self, question: Question, image: Path | None) -> Prompt:
+    def load(self, question: Question, image: Image.Image | None) -> Prompt:
         """Render the prompt and prepare the image.
 
         Raises:
-            ValueError: missing or corrupt image, or `<image>` in the text that does not fit.
+            ValueError: `<image>` in the text that does not fit.
         """
-        pictures = [] if image is None else [load_image(str(image))]
+        pictures = [] if image is None else [image]
         turn = user_turn(question.text, len(pictures), self.model.config)
         return Prompt(
             text=render(self.decoding.conv_mode, [turn]),

@@ -1,45 +1,50 @@
-"""How sure an average is: bootstrap over pictures.
+"""How sure a headline is: bootstrap over the pictures of a benchmark.
 
-Questions about one picture fall together, so pictures are drawn, not questions; a draw is the same for every method,
-so that the difference of two methods on the same items is judged pair by pair.
-M methods, R draws, I pictures, K tasks.
+Questions about one picture fall together, so pictures are drawn, not questions; a draw is the same for every method, so
+that the difference of two methods on the same items is judged pair by pair.
+M methods, R draws, I pictures.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
+
+from llava.eval.cells import Items
 
 DRAWS = 2000
 _CHUNK = 100  # draws held at a time
 
 
-def resampled_averages(items: Sequence[Mapping[str, Any]], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Average over tasks (percent) of every method under every draw of pictures. -> [M, R] float64
+def resampled_headlines(task: str, items: Sequence[Items], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """The headline of every method under every draw of pictures. -> [M, R] float64
 
     Args:
-        items: for each method {"images": [...], "tasks": {task: {"image": [...], "scores": [...]}}} (see cells.py).
+        task: its name seeds the draws, so that benchmarks are drawn independently of each other.
 
     Raises:
         ValueError: the methods were not asked the same questions.
     """
     first = items[0]
     for other in items[1:]:
-        if other["images"] != first["images"] or _asked(other) != _asked(first):
-            raise ValueError("expected item scores of the same questions in the same order; run the cells again")
-    count = len(first["images"])
-    scores = np.stack([
-        [np.bincount(task["image"], weights=task["scores"], minlength=count) for task in one["tasks"].values()]
-        for one in items
-    ])  # [M, K, I]
-    asked = np.stack([np.bincount(task["image"], minlength=count) for task in first["tasks"].values()])  # [K, I]
-    generator = np.random.default_rng(seed)
+        if (other.ids, other.images) != (first.ids, first.images):
+            raise ValueError(f"{task}: expected the same questions in the same order for every method; run it again")
+        if [ratio.keys for ratio in other.ratios] != [ratio.keys for ratio in first.ratios]:
+            raise ValueError(f"{task}: the methods were scored in different ways; run it again")
+    pictures = {name: index for index, name in enumerate(dict.fromkeys(first.images))}
+    at = {key: pictures[image] for key, image in zip(first.ids, first.images, strict=True)}
+    count = len(pictures)
+    parts = [_sums(place, items, at, count) for place in range(len(first.ratios))]  # each (weight, [M, I], [M, I])
+    generator = np.random.default_rng([seed, zlib.crc32(task.encode())])
     chunks = []
     for start in range(0, draws, _CHUNK):
         size = min(_CHUNK, draws - start)
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=size)  # [r, I]
-        per_task = np.einsum("mki,ri->mkr", scores, drawn) / np.maximum(asked @ drawn.T, 1)  # [M, K, r]
-        chunks.append(100 * per_task.mean(axis=1))
+        total = np.zeros((len(items), size))
+        for weight, above, below in parts:
+            counted = below @ drawn.T
+            total += weight * np.divide(above @ drawn.T, counted, out=np.zeros_like(counted), where=counted > 0)
+        chunks.append(total)
     return np.concatenate(chunks, axis=1)
 
 
@@ -50,5 +55,10 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _asked(items: Mapping[str, Any]) -> dict[str, list[int]]:
-    return {task: values["image"] for task, values in items["tasks"].items()}
+def _sums(place: int, items: Sequence[Items], at: dict[str, int], count: int) -> tuple[float, np.ndarray, np.ndarray]:
+    """One ratio of the headline, its numerators and denominators summed by picture for every method."""
+    ratios = [one.ratios[place] for one in items]
+    where = [at[key] for key in ratios[0].keys]
+    above = np.stack([np.bincount(where, weights=ratio.numerators, minlength=count) for ratio in ratios])
+    below = np.stack([np.bincount(where, weights=ratio.denominators, minlength=count) for ratio in ratios])
+    return ratios[0].weight, above, below

@@ -1,56 +1,86 @@
-"""The record of one cell: what was run, what came out, and each item's score beside it.
+"""The record of one benchmark of one cell: what was run, what came out, and each item's answer and score beside it.
 
-<out>/cells/<cell>.json   status, method, budget, measured tokens, figures of every task, average, inputs, stamp
-<out>/items/<cell>.json   {"images": [...], "tasks": {task: {"image": [index, ...], "scores": [...]}}}, in question
-order
+<out>/cells/<cell>/<task>.json   status, method, budget, measured tokens, figures, inputs, stamp
+<out>/items/<cell>/<task>.json   ids, pictures, answers and scores in question order, and the ratios of the headline
+
+A cell is a method at a budget on a checkpoint: one row of the results table.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava.eval.records import Question, write_text
-from llava.eval.tasks import TaskScore
+from llava.eval.records import Answer, Question, write_text
+from llava.eval.tasks.base import Ratio, TaskScore, mean_ratio
 from llava.provenance import without_machine_paths
+
+logger = logging.getLogger(__name__)
 
 COMPLETE, FAILED = "complete", "failed"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One cell's record. tasks: name -> {"accuracy", "n", ...}; average: mean accuracy over `tasks`, in percent."""
+    """One benchmark of one cell.
+
+    headline: the figure tables print (see `TaskScore`). accuracy: mean item score in percent. n: questions. figures:
+    the benchmark's others. images: questions with a picture. tokens_per_image: mean over them of the visual tokens at
+    the language model's input.
+    """
 
     cell: str
+    task: str
     method: str
     status: str
     model: Mapping[str, Any]
     budget: Mapping[str, int] | None = None
     order: str | None = None
+    headline: float | None = None
+    accuracy: float | None = None
+    n: int = 0
+    figures: Mapping[str, Any] = field(default_factory=dict)
     tokens_per_image: float | None = None
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    average: float | None = None
+    images: int = 0
     seconds: float | None = None
     error: str | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     stamp: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """<cell>/<task>."""
+        return f"{self.cell}/{self.task}"
 
-def cell_file(out: Path, cell: str) -> Path:
-    """Where a cell's record lies."""
-    return out / "cells" / f"{cell}.json"
+
+@dataclass(frozen=True)
+class Items:
+    """Every item of a record, in question order. images: the picture's name, of the question itself for a text-only
+    one. scores: 0..1. said: the answers. ratios: see `TaskScore`; their keys are among `ids`."""
+
+    ids: tuple[str, ...]
+    images: tuple[str, ...]
+    scores: tuple[float, ...]
+    said: tuple[str, ...]
+    ratios: tuple[Ratio, ...]
 
 
-def items_file(out: Path, cell: str) -> Path:
-    """Where a cell's item scores lie."""
-    return out / "items" / f"{cell}.json"
+def record_file(out: Path, cell: str, task: str) -> Path:
+    """Where a record lies."""
+    return out / "cells" / cell / f"{task}.json"
+
+
+def items_file(out: Path, cell: str, task: str) -> Path:
+    """Where a record's items lie."""
+    return out / "items" / cell / f"{task}.json"
 
 
 def write_record(out: Path, record: Record) -> None:
     """Write a record whole or not at all; it names no place of this machine."""
     text = json.dumps(without_machine_paths(vars(record)), indent=2, ensure_ascii=False)
-    write_text(cell_file(out, record.cell), text + "\n")
+    write_text(record_file(out, record.cell, record.task), text + "\n")
 
 
 def read_record(path: Path) -> Record:
@@ -62,7 +92,20 @@ def read_record(path: Path) -> Record:
     try:
         return Record(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path}: expected the record of a cell: {error}") from error
+        raise ValueError(f"{path}: expected the record of a benchmark: {error}") from error
+
+
+def is_done(out: Path, base: Record) -> bool:
+    """A complete record of the same inputs is there, with its items. A record that cannot be read is not done."""
+    path = record_file(out, base.cell, base.task)
+    if not path.exists() or not items_file(out, base.cell, base.task).exists():
+        return False
+    try:
+        record = read_record(path)
+    except ValueError as error:
+        logger.warning("%s; it is run again", error)
+        return False
+    return record.status == COMPLETE and record.inputs == base.inputs
 
 
 def read_records(out: Path) -> list[Record]:
@@ -71,7 +114,7 @@ def read_records(out: Path) -> list[Record]:
     Raises:
         ValueError: there is none, or one is malformed.
     """
-    files = sorted((out / "cells").glob("*.json"))
+    files = sorted((out / "cells").glob("*/*.json"))
     if not files:
         raise ValueError(
             f"{out}: expected records in {out / 'cells'}, found none; run `python -m llava.eval.grid` first"
@@ -79,37 +122,67 @@ def read_records(out: Path) -> list[Record]:
     return [read_record(file) for file in files]
 
 
-def write_items(
-    out: Path, cell: str, questions: Mapping[str, Sequence[Question]], scores: Mapping[str, TaskScore]
-) -> None:
-    """Write every item's score with the picture it is about (text-only questions stand for themselves)."""
-    places: dict[str, int] = {}
-    tasks = {}
-    for task, asked in questions.items():
-        names = [question.image or f"{task}/{question.key}" for question in asked]
-        tasks[task] = {
-            "image": [places.setdefault(name, len(places)) for name in names],
-            "scores": [_short(scores[task].items[question.key]) for question in asked],
-        }
-    lines = ",\n".join(f"  {json.dumps(task)}: {json.dumps(values)}" for task, values in tasks.items())
-    images = json.dumps(list(places), ensure_ascii=False)
-    write_text(items_file(out, cell), f'{{"images": {images},\n "tasks": {{\n{lines}\n}}}}\n')
+def items_of(questions: Sequence[Question], answers: Sequence[Answer], score: TaskScore) -> Items:
+    """The items of a scored benchmark; answers in the order of the questions. Questions without a score (a judge that
+    gave no readable one) are left out."""
+    pairs = [
+        (question, answer) for question, answer in zip(questions, answers, strict=True) if question.key in score.items
+    ]
+    return Items(
+        ids=tuple(question.key for question, _ in pairs),
+        images=tuple(question.image or question.key for question, _ in pairs),
+        scores=tuple(score.items[question.key] for question, _ in pairs),
+        said=tuple(answer.text for _, answer in pairs),
+        ratios=score.ratios,
+    )
 
 
-def read_items(out: Path, cell: str) -> dict[str, Any] | None:
-    """A cell's item scores, None if they were not kept.
+def write_items(out: Path, cell: str, task: str, items: Items) -> None:
+    """Write a record's items: one column a line; a headline that is the mean score keeps no ratios."""
+    place = {key: index for index, key in enumerate(items.ids)}
+    columns: dict[str, Any] = {
+        "ids": items.ids,
+        "images": items.images,
+        "scores": [_short(score) for score in items.scores],
+        "said": items.said,
+    }
+    if items.ratios != (mean_ratio(items.ids, items.scores),):
+        columns["ratios"] = [
+            {
+                "weight": ratio.weight,
+                "at": [place[key] for key in ratio.keys],
+                "numerators": [_short(value) for value in ratio.numerators],
+                "denominators": [_short(value) for value in ratio.denominators],
+            }
+            for ratio in items.ratios
+        ]
+    lines = ",\n".join(
+        f" {json.dumps(name)}: {json.dumps(column, ensure_ascii=False)}" for name, column in columns.items()
+    )
+    write_text(items_file(out, cell, task), f"{{\n{lines}\n}}\n")
+
+
+def read_items(out: Path, cell: str, task: str) -> Items | None:
+    """A record's items, None if they were not kept.
 
     Raises:
         ValueError: the file is malformed.
     """
-    path = items_file(out, cell)
+    path = items_file(out, cell, task)
     if not path.exists():
         return None
     try:
-        items: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON item scores: {error}") from error
-    return items
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        ids, scores = tuple(raw["ids"]), tuple(map(float, raw["scores"]))
+        ratios = [
+            Ratio(
+                one["weight"], tuple(ids[at] for at in one["at"]), tuple(one["numerators"]), tuple(one["denominators"])
+            )
+            for one in raw.get("ratios", [])
+        ]
+        return Items(ids, tuple(raw["images"]), scores, tuple(raw["said"]), tuple(ratios) or (mean_ratio(ids, scores),))
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path}: expected the items of a record: {type(error).__name__} {error}") from error
 
 
 def _short(score: float) -> int | float:

@@ -1,65 +1,109 @@
 """Records side by side: which may be compared, in which order, and how sure the differences are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from llava.eval.bootstrap import DRAWS, interval, resampled_averages
-from llava.eval.cells import COMPLETE, Record, read_items
+from llava.eval.bootstrap import DRAWS, interval, resampled_headlines
+from llava.eval.cells import COMPLETE, Items, Record
 from llava.eval.methods import METHODS
+from llava.eval.published import relative_average
 
-BASELINE = "visionzip"
+BASELINE, DENSE = "visionzip", "dense"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A record and its items, None where they were not kept (then there is no interval)."""
+
+    record: Record
+    items: Items | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A record with what only the whole set can say: interval of the average, share of dense, difference to
-    VisionZip."""
+    """A cell with all its records, and what only the whole set can say.
 
-    record: Record
-    bounds: tuple[float, float] | None = None
+    relative: mean over the declared benchmarks of headline / dense headline, percent; None while one of them is
+    missing. bounds: its 95% interval. difference: relative minus that of VisionZip at the same budget, with the
+    interval of the paired bootstrap. missing: declared benchmarks without a complete record.
+    """
+
+    cell: str
+    method: str
+    budget: Mapping[str, int] | None
+    records: Mapping[str, Record]
     relative: float | None = None
+    bounds: tuple[float, float] | None = None
     difference: tuple[float, float, float] | None = None
+    missing: tuple[str, ...] = field(default=())
 
     @property
     def title(self) -> str:
         """The method's name in the table."""
-        return METHODS[self.record.method].title if self.record.method in METHODS else self.record.method
+        return METHODS[self.method].title if self.method in METHODS else self.method
+
+    @property
+    def total(self) -> int | None:
+        """Nominal tokens of a tile; None for dense."""
+        return None if self.budget is None else self.budget["total"]
+
+    @property
+    def tokens(self) -> float | None:
+        """Visual tokens an image measured at the language model's input, mean over all pictures asked about."""
+        counted = [record for record in self.records.values() if record.tokens_per_image is not None]
+        images = sum(record.images for record in counted)
+        return sum((record.tokens_per_image or 0) * record.images for record in counted) / images if images else None
 
 
-def build_rows(records: Sequence[Record], folder: Path, draws: int = DRAWS) -> list[Row]:
+def build_rows(measured: Sequence[Measured], over: Sequence[str], draws: int = DRAWS) -> list[Row]:
     """Rows in table order: dense, then the budgets from large to small, each with its methods.
 
+    Args:
+        over: the benchmarks the relative average is taken over. A row that lacks one has no average.
+
     Raises:
-        ValueError: two records cover different tasks or were asked different questions: their averages must not
-        stand side by side.
+        ValueError: a benchmark was asked different questions in two cells, or two records are of the same cell and
+            benchmark.
     """
+    cells: dict[str, dict[str, Measured]] = {}
+    for one in measured:
+        if one.record.task in cells.setdefault(one.record.cell, {}):
+            raise ValueError(f"two records of {one.record.name}; name one folder that holds it")
+        cells[one.record.cell][one.record.task] = one
+    for task in dict.fromkeys(one.record.task for one in measured):
+        _check_comparable([cell[task].record for cell in cells.values() if task in cell])
+    bare = [_bare_row(name, cell, over) for name, cell in cells.items()]
+    dense = next((row for row in bare if row.method == DENSE), None)
+    shares = {row.cell: _relative(row, dense, over) for row in bare}
+    draws_of = _resampled(cells, dense, over, draws)
+    base = {row.total: row.cell for row in bare if row.method == BASELINE}
+    made = [_with_averages(row, shares, draws_of, base.get(row.total)) for row in bare]
+    return sorted(made, key=_place)
+
+
+def complete(row: Row, task: str) -> Record | None:
+    """The row's complete record of a benchmark."""
+    record = row.records.get(task)
+    return record if record is not None and record.status == COMPLETE else None
+
+
+def _bare_row(name: str, cell: Mapping[str, Measured], over: Sequence[str]) -> Row:
+    records = {task: one.record for task, one in cell.items()}
+    first = next(iter(records.values()))
+    missing = tuple(task for task in over if task not in records or records[task].status != COMPLETE)
+    return Row(name, first.method, first.budget, records, missing=missing)
+
+
+def _check_comparable(records: Sequence[Record]) -> None:
     done = [record for record in records if record.status == COMPLETE]
-    _check_comparable(done)
-    items = {record.cell: read_items(folder, record.cell) for record in done}
-    kept = {cell: values for cell, values in items.items() if values is not None}
-    draws_of = dict(zip(kept, resampled_averages(list(kept.values()), draws), strict=True)) if kept else {}
-    dense = next((record for record in done if record.budget is None), None)
-    base = {total_of(record): record for record in done if record.method == BASELINE}
-    return [_row(record, dense, base.get(total_of(record)), draws_of) for record in sorted(records, key=_place)]
-
-
-def _check_comparable(done: Sequence[Record]) -> None:
     for record in done[1:]:
-        first = done[0]
-        if set(record.tasks) != set(first.tasks):
+        if _questions(record) != _questions(done[0]):
             raise ValueError(
-                f"cells {first.cell} and {record.cell} cover different tasks ({', '.join(sorted(first.tasks))} and "
-                f"{', '.join(sorted(record.tasks))}); averages over different sets are not compared: run the missing "
-                f"ones"
-            )
-        if _questions(record) != _questions(first):
-            raise ValueError(
-                f"cells {first.cell} and {record.cell} were asked different questions (question files or limit "
-                f"differ); run the grid again"
+                f"{done[0].name} and {record.name} were asked different questions (files, pictures or limit differ); "
+                f"run the grid again"
             )
 
 
@@ -67,35 +111,54 @@ def _questions(record: Record) -> tuple[Any, Any]:
     return record.inputs.get("files"), (record.inputs.get("settings") or {}).get("limit")
 
 
-def _row(record: Record, dense: Record | None, base: Record | None, draws_of: Mapping[str, np.ndarray]) -> Row:
-    if record.status != COMPLETE:
-        return Row(record)
-    mine = draws_of.get(record.cell)
-    bounds = None if mine is None else interval(mine)
-    relative = None if dense is None else _relative(record, dense)
+def _headline(row: Row, task: str) -> float:
+    record = complete(row, task)
+    assert record is not None and record.headline is not None, f"{row.cell}/{task}"
+    return record.headline
+
+
+def _relative(row: Row, dense: Row | None, over: Sequence[str]) -> float | None:
+    """None without a dense row, with a benchmark missing, or when dense gets nothing right somewhere."""
+    if dense is None or not over or row.missing or dense.missing:
+        return None
+    mine, full = ({task: _headline(side, task) for task in over} for side in (row, dense))
+    return relative_average(mine, full, over) if all(full.values()) else None
+
+
+def _resampled(
+    cells: Mapping[str, Mapping[str, Measured]], dense: Row | None, over: Sequence[str], draws: int
+) -> dict[str, np.ndarray]:
+    """Relative averages under the draws, for the cells whose every declared benchmark kept its items. -> [R] each"""
+    kept = {
+        name: [cell[task].items for task in over if task in cell and cell[task].record.status == COMPLETE]
+        for name, cell in cells.items()
+    }
+    whole = {name: items for name, items in kept.items() if len(items) == len(over) and None not in items}
+    if dense is None or dense.cell not in whole or not over:
+        return {}
+    place = list(whole).index(dense.cell)
+    shares = []
+    for index, task in enumerate(over):
+        headlines = resampled_headlines(task, [items[index] for items in whole.values() if items[index]], draws)
+        below = headlines[place]
+        shares.append(np.divide(100 * headlines, below, out=np.zeros_like(headlines), where=below > 0))
+    return dict(zip(whole, np.mean(shares, axis=0), strict=True))
+
+
+def _with_averages(
+    row: Row, shares: Mapping[str, float | None], draws_of: Mapping[str, np.ndarray], base: str | None
+) -> Row:
+    share, mine = shares[row.cell], draws_of.get(row.cell)
+    bounds = None if mine is None or row.method == DENSE else interval(mine)
     difference = None
-    if base is not None and base is not record and record.average is not None and base.average is not None:
-        theirs = draws_of.get(base.cell)
-        if mine is not None and theirs is not None:
-            difference = (record.average - base.average, *interval(mine - theirs))
-    return Row(record, bounds, relative, difference)
+    if base is not None and base != row.cell and mine is not None and base in draws_of:
+        theirs = shares[base]
+        if share is not None and theirs is not None:
+            difference = (share - theirs, *interval(mine - draws_of[base]))
+    return Row(row.cell, row.method, row.budget, row.records, share, bounds, difference, row.missing)
 
 
-def _relative(record: Record, dense: Record) -> float | None:
-    """Mean over tasks of accuracy / dense accuracy, percent; None when dense gets nothing right somewhere."""
-    shares = [
-        100 * values["accuracy"] / dense.tasks[task]["accuracy"]
-        for task, values in record.tasks.items()
-        if dense.tasks[task]["accuracy"]
-    ]
-    return sum(shares) / len(shares) if len(shares) == len(record.tasks) else None
-
-
-def total_of(record: Record) -> int | None:
-    return None if record.budget is None else record.budget["total"]
-
-
-def _place(record: Record) -> tuple[int, int, str]:
+def _place(row: Row) -> tuple[int, int, str]:
     order = [*METHODS]
-    rank = order.index(record.method) if record.method in order else len(order)
-    return -(total_of(record) or 10**9), rank, record.cell
+    rank = order.index(row.method) if row.method in order else len(order)
+    return -(row.total or 10**9), rank, row.cell

@@ -1,7 +1,7 @@
-"""The one generation loop: a question file in, an answer file out.
+"""The one generation loop: questions in, an answer file out.
 
-Every evaluation goes through `generate`: it reads questions, leaves out those answered already, decodes images, asks
-the answerer batch by batch and appends each batch's answers at once, so that a killed run loses at most one batch.
+Every evaluation goes through `generate`: it leaves out questions answered already, decodes images, asks the answerer
+batch by batch and appends each batch's answers at once, so that a killed run loses at most one batch.
 What an answer is does not depend on batch size, order, sharding or interruption; the model side (padding, prompts)
 is `answerer.py`.
 """
@@ -15,22 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Dataset
 
+from llava.eval.question_set import QuestionSet
 from llava.eval.records import (
     Answer,
     Question,
     dump_line,
     key_answers,
     merge_answers,
-    read_questions,
     recover_answers,
     write_lines,
     write_text,
 )
-from llava.eval.shards import Shard, part_files
+from llava.eval.shards import Shard, launched_shard, part_files
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,8 @@ class Answerer(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]: ...
 
-    def load(self, question: Question, image: Path | None) -> Any:
-        """Decode and prepare one question's image; may run in a worker process."""
+    def load(self, question: Question, image: Image.Image | None) -> Any:
+        """Prepare one question and its image (RGB); may run in a worker process."""
         ...
 
     def reply(self, batch: Sequence[Any]) -> list[Reply]:
@@ -77,38 +78,34 @@ class Generation:
 
 def generate(
     answerer: Answerer,
-    question_file: str | Path,
-    image_folder: str | Path,
+    asked: QuestionSet,
     answers_file: str | Path,
     *,
     batch_size: int = 1,
     shard: Shard = Shard(),  # noqa: B008 - frozen
     num_workers: int = 0,
-    limit: int | None = None,
     also_done: Sequence[Path] = (),
     title: str = "",
 ) -> Generation:
-    """Answer this shard of a question file into `answers_file`, going on where a former run stopped.
+    """Answer this shard of the questions into `answers_file`, going on where a former run stopped.
 
     Args:
-        limit: only the first so many questions of the file (before sharding).
         also_done: further answer files whose ids need not be asked again (other ranks' parts).
         title: what the progress bar says; no bar without it or without a terminal.
 
     Raises:
-        ValueError: missing or malformed files, repeated ids, a missing or corrupt image (file and id are named), or
-        an answer file
-            that other settings or another question text made.
+        ValueError: a missing or corrupt image (file and id are named), or an answer file that other settings or
+            another question text made.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ValueError(f"expected batch size and limit of at least 1, got batch size {batch_size}, limit {limit}")
-    questions = shard.take(read_questions(question_file)[:limit])
-    target, folder = Path(answers_file), Path(image_folder)
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+    questions = shard.take(asked.questions)
+    target = Path(answers_file)
     _check_settings(answerer, target, also_done)
     done = _collect_done(questions, [target, *also_done], own=target)
     todo = [question for question in questions if question.key not in done]
     target.parent.mkdir(parents=True, exist_ok=True)
-    loader = _loader(answerer, todo, folder, batch_size, num_workers)
+    loader = _loader(answerer, QuestionSet(tuple(todo), asked.pictures), batch_size, num_workers)
     with target.open("a", encoding="utf-8") as stream, progress(title, len(questions), len(done)) as advance:
         for batch in _batches(todo, batch_size):
             answers = _ask(answerer, batch, next(loader))
@@ -122,8 +119,7 @@ def generate(
 
 def generate_part(
     answerer: Answerer,
-    question_file: str | Path,
-    image_folder: str | Path,
+    asked: QuestionSet,
     answers_file: str | Path,
     *,
     shard: Shard,
@@ -136,10 +132,8 @@ def generate_part(
     """
     target = Path(answers_file)
     others = [target, *part_files(target)]
-    mine = generate(
-        answerer, question_file, image_folder, shard.part_file(target), shard=shard, also_done=others, **options
-    )
-    questions = read_questions(question_file)[: options.get("limit")]
+    mine = generate(answerer, asked, shard.part_file(target), shard=shard, also_done=others, **options)
+    questions = asked.questions
     parts = [list(key_answers(questions, recover_answers(path))) for path in (target, *part_files(target))]
     wanted = {question.key for question in questions}
     if wanted - {key for part in parts for key, _ in part}:
@@ -148,6 +142,25 @@ def generate_part(
     write_text(settings_file(target), settings_file(shard.part_file(target)).read_text(encoding="utf-8"))
     write_lines(target, [answer.to_row() for answer in merged])
     return Generation(merged, mine.asked, mean_tokens(merged))
+
+
+def generate_here(
+    answerer: Answerer,
+    asked: QuestionSet,
+    answers_file: str | Path,
+    *,
+    shard: Shard = Shard(),  # noqa: B008 - frozen
+    **options: Any,
+) -> Generation | None:
+    """This process's part: as one rank of accelerate or torchrun, else the chunk it was given.
+
+    Returns:
+        None where another rank merges.
+    """
+    launched = launched_shard()
+    if launched is not None and shard.count == 1:
+        return generate_part(answerer, asked, answers_file, shard=launched, **options)
+    return generate(answerer, asked, answers_file, shard=shard, **options)
 
 
 def mean_tokens(answers: Iterable[Answer]) -> float | None:
@@ -164,27 +177,25 @@ def settings_file(answers_file: Path) -> Path:
 class _Loading(Dataset[Any]):
     """Questions with their images decoded by the answerer."""
 
-    def __init__(self, answerer: Answerer, questions: Sequence[Question], folder: Path) -> None:
-        self.answerer, self.questions, self.folder = answerer, questions, folder
+    def __init__(self, answerer: Answerer, asked: QuestionSet) -> None:
+        self.answerer, self.asked = answerer, asked
 
     def __len__(self) -> int:
-        return len(self.questions)
+        return len(self.asked.questions)
 
     def __getitem__(self, index: int) -> Any:
-        question = self.questions[index]
-        path = None if question.image is None else self.folder / question.image
+        question = self.asked.questions[index]
         try:
-            return self.answerer.load(question, path)
+            image = None if question.image is None else self.asked.pictures.open(question.image)
+            return self.answerer.load(question, image)
         except (ValueError, OSError) as error:
-            raise ValueError(f"question_id {question.question_id!r}, image {path}: {error}") from error
+            raise ValueError(f"question_id {question.question_id!r}, image {question.image}: {error}") from error
 
 
-def _loader(
-    answerer: Answerer, todo: Sequence[Question], folder: Path, batch_size: int, num_workers: int
-) -> Iterator[list[Any]]:
-    if not todo:
+def _loader(answerer: Answerer, todo: QuestionSet, batch_size: int, num_workers: int) -> Iterator[list[Any]]:
+    if not todo.questions:
         return iter(())
-    dataset = _Loading(answerer, todo, folder)
+    dataset = _Loading(answerer, todo)
     return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=list))
 
 

@@ -1,6 +1,6 @@
 """What a grid runs: a YAML file as frozen dataclasses, and the cells that follow from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -29,11 +29,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Generation:
-    """How answers are made: greedy, so no sampling options."""
+    """How answers are made: greedy, so no sampling options. max_new_tokens: None as each benchmark's public script."""
 
     conv_mode: str = "vicuna_v1"
-    max_new_tokens: int = 16
+    max_new_tokens: int | None = None
     num_beams: int = 1
+
+
+@dataclass(frozen=True)
+class LmmsPart:
+    """What lmms-eval adds to every cell: some tasks of a configs/eval/lmms_*.yaml."""
+
+    config: str
+    tasks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """File name of the record."""
+        """Folder name of its records."""
         return self.method if self.budget is None else f"{self.method}-{self.budget.total}"
 
 
@@ -54,8 +62,10 @@ class Cell:
 class GridConfig:
     """Keys of a configs/eval/*.yaml.
 
-    data: folder with <task>/questions.jsonl, <task>/answers.json and images/. work: where answers are kept between
-    runs. tuned: the checkpoints of methods that come with weights. limit: first questions of each task only.
+    data: the eval root in the public layout. work: where answers are kept between runs. tuned: the checkpoints of
+    methods that come with weights. limit: first questions of each task only. published: the paper's table to show
+    beside (configs/paper/*.yaml). lmms: what lmms-eval adds (`llava.eval.lmms_grid`). average_over: benchmarks of the
+    average, default all.
     """
 
     name: str
@@ -70,6 +80,9 @@ class GridConfig:
     order: str = "official"
     limit: int | None = None
     work: str = "runs/eval"
+    published: str | None = None
+    lmms: LmmsPart | None = None
+    average_over: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for what, chosen, known in (("task", self.tasks, TASKS), ("method", self.methods, METHODS)):
@@ -102,6 +115,38 @@ class GridConfig:
                     made.append(Cell(name, budget, source.at(budget)))
         return made
 
+    def some_cells(self, methods: Sequence[str], budgets: Sequence[int]) -> list[Cell]:
+        """The cells of some methods and total budgets; nothing said means all. Dense belongs to every budget.
+
+        Raises:
+            ValueError: a method or budget the grid does not have.
+        """
+        totals = [budget.total for budget in self.budgets]
+        self._require("method", methods, self.methods)
+        self._require("budget", budgets, totals)
+        return [
+            cell
+            for cell in self.cells()
+            if (not methods or cell.method in methods)
+            and (not budgets or cell.budget is None or cell.budget.total in budgets)
+        ]
+
+    def some_tasks(self, wanted: Sequence[str]) -> list[str]:
+        """Some of the benchmarks run here, in the grid's order; nothing said means all. lmms-eval's are known too.
+
+        Raises:
+            ValueError: one the grid does not have.
+        """
+        self._require("task", wanted, (*self.tasks, *(self.lmms.tasks if self.lmms else ())))
+        return [name for name in self.tasks if not wanted or name in wanted]
+
+    def _require(self, what: str, wanted: Sequence[Any], known: Sequence[Any]) -> None:
+        unknown = [value for value in wanted if value not in known]
+        if unknown:
+            raise ValueError(
+                f"--{what} {unknown[0]} is not in the grid {self.name}; it has {', '.join(map(str, known))}"
+            )
+
 
 def read_config(path: str | Path) -> GridConfig:
     """A grid config from YAML.
@@ -121,17 +166,24 @@ def read_config(path: str | Path) -> GridConfig:
         keys["model"] = Source(**_checked(keys["model"], Source, "model"))
         if keys.get("tuned") is not None:
             keys["tuned"] = Source(**_checked(keys["tuned"], Source, "tuned"))
+        if keys.get("lmms") is not None:
+            part = _checked(keys["lmms"], LmmsPart, "lmms")
+            keys["lmms"] = LmmsPart(str(part["config"]), tuple(_listed("lmms.tasks", part["tasks"])))
         keys["generation"] = Generation(**_checked(keys.get("generation") or {}, Generation, "generation"))
-        for name in ("tasks", "methods", "budgets"):
-            values = keys.get(name, [])
-            if not isinstance(values, list):
-                raise ValueError(f"{name}: expected a list, got {values!r}")
+        for name in ("tasks", "methods", "budgets", "average_over"):
+            values = _listed(name, keys.get(name, []))
             keys[name] = tuple(parse_budget(value) for value in values) if name == "budgets" else tuple(values)
         for name, value in keys.items():
             _check_plain(name, value)
         return GridConfig(**keys)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, list):
+        raise ValueError(f"{name}: expected a list, got {values!r}")
+    return values
 
 
 def _check_plain(name: str, value: Any) -> None:
@@ -142,9 +194,10 @@ def _check_plain(name: str, value: Any) -> None:
         "name": str,
         "work": str,
         "order": str,
+        "published": str,
     }
     kind = kinds.get(name)
-    if kind is None or (value is None and name == "limit"):
+    if kind is None or (value is None and name in ("limit", "published")):
         return
     if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 1):
         raise ValueError(f"{name}: expected {'a whole number >= 1' if kind is int else 'a string'}, got {value!r}")

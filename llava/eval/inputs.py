@@ -3,12 +3,11 @@ changed."""
 
 import hashlib
 import json
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from llava.eval.records import Question, read_questions
+from llava.eval.question_set import QuestionSet
+from llava.eval.tasks.base import Benchmark
 from llava.provenance import sha256_file
 
 _WEIGHT_PATTERNS = ("config.json", "*.safetensors", "*.bin", "tokenizer*", "preprocessor_config.json")
@@ -31,58 +30,20 @@ def checkpoint_files(path: str, base: str | None = None) -> dict[str, str]:
     return found
 
 
-def task_files(data: Path, task: str) -> tuple[Path, Path, Path]:
-    """(question file, reference file, image folder) of a task.
-
-    Raises:
-        ValueError: naming the missing one.
-    """
-    questions, answers, images = data / task / "questions.jsonl", data / task / "answers.json", data / "images"
-    for place, exists in (
-        (questions, questions.is_file()),
-        (answers, answers.is_file()),
-        (images, images.is_dir()),
-    ):
-        if not exists:
-            raise ValueError(
-                f"task {task}: {place} is missing; write the miniature's files with "
-                f"`python -m llava.miniature.benchmarks --out {data.parent}`"
-            )
-    return questions, answers, images
+def task_inputs(benchmark: Benchmark, root: Path, asked: QuestionSet) -> dict[str, str]:
+    """Hashes of a benchmark's files, those that are there, and of the pictures asked about."""
+    files = (benchmark.questions, *benchmark.annotations)
+    hashes = {name: _hash_of(root / name) for name in files if (root / name).exists()}
+    return {**hashes, "images": asked.picture_digest()}
 
 
-def task_inputs(data: Path, task: str, limit: int | None) -> dict[str, str]:
-    """Hashes of a task's files; pictures by name and size.
-
-    Raises:
-        ValueError: a file is missing or malformed.
-    """
-    questions, answers, images = task_files(data, task)
-    pictures = _picture_digest(images, read_questions(questions)[:limit])
-    return {"questions": _sha256(questions), "answers": _sha256(answers), "images": pictures}
-
-
-def read_references(path: Path) -> dict[str, Any]:
-    """answers.json: question id -> {"answer", "answers"}.
-
-    Raises:
-        ValueError: not JSON, or no object of objects.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: expected JSON references: {error}") from error
-    if not isinstance(raw, dict) or not all(isinstance(value, dict) for value in raw.values()):
-        raise ValueError(f"{path}: expected an object of question id -> {{answer, answers}}")
-    return raw
-
-
-def _picture_digest(folder: Path, questions: Iterable[Question]) -> str:
-    names = sorted({question.image for question in questions if question.image is not None})
+def _hash_of(place: Path) -> str:
+    """sha256 of a file, or of the text files below a folder (MME keeps its references among the pictures)."""
+    if place.is_file():
+        return _sha256(place)
     digest = hashlib.sha256()
-    for name in names:
-        file = folder / name
-        digest.update(f"{name}:{file.stat().st_size if file.is_file() else 'missing'}\n".encode())
+    for file in sorted(place.rglob("*.txt")):
+        digest.update(f"{file.relative_to(place).as_posix()}:{_sha256(file)}\n".encode())
     return digest.hexdigest()
 
 

@@ -5,24 +5,36 @@
 
 It shares the generation code of our own evaluation. Differences to lmms-eval's `llava`: a batch gives the answers of
 batch size 1; every request uses its own pictures and stop strings; the model's config is never written to; errors
-are raised where they happen.
+are raised where they happen. Each answer carries the number of visual tokens the language model really got; lmms-eval
+writes it into the samples file (`token_counts`), from however many processes.
 """
 
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from PIL import Image
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 
-from llava.eval.answerer import Decoding, Prompt, answer_batch, gather_pixels, prepare_pixels, render, user_turn
-from llava.eval.generate import progress
+from llava.constants import IGNORE_INDEX
+from llava.eval.answerer import (
+    Decoding,
+    Prompt,
+    answer_batch,
+    gather_pixels,
+    prepare_pixels,
+    render,
+    user_turn,
+)
+from llava.eval.generate import Reply, progress
 from llava.eval.loading import load_model
 from llava.eval.methods import apply_method, requested_budget
 from llava.mm_utils import tokenizer_image_token
@@ -41,13 +53,37 @@ def manifest() -> Any:
     return ModelManifest(model_id=MODEL_ID, simple_class_path=f"{__name__}.{LlavaVisionZip.__name__}")
 
 
+@dataclass
+class VisualTokenCounts(TokenCounts):
+    """What an answer cost: visual tokens in the language model over all pictures of the request, and the pictures."""
+
+    visual_tokens: int = 0
+    images: int = 0
+
+    def to_dict(self) -> dict[str, int | None]:
+        """As lmms-eval logs it."""
+        return {**super().to_dict(), "visual_tokens": self.visual_tokens, "images": self.images}
+
+
 @dataclass(frozen=True)
 class _Request:
-    """One request unpacked: the words, the pictures, how to decode, where to stop, and the pixels' config."""
+    """One request unpacked: the words, the pictures, how to decode and where to stop."""
 
     context: str
     pictures: list[Image.Image]
     generation: Mapping[str, Any]
+
+
+@dataclass
+class _Talk:
+    """A request of several rounds: the next one to ask, the task's prompt writer, what was said, the task's notes."""
+
+    request: _Request
+    doc: Any
+    next_round: Callable[..., Any]
+    said: list[str] = field(default_factory=list)
+    notes: Any = None
+    ended: bool = False
 
 
 class LlavaVisionZip(lmms):
@@ -55,13 +91,13 @@ class LlavaVisionZip(lmms):
 
     Args:
         pretrained, model_base: the checkpoint, and its base if it is a LoRA or a projector.
-        method: dense, visionzip, random, uniform or pool; default: visionzip if a budget is given, else as the
-        checkpoint was saved. dominant, contextual: budget per tile, CLS included. order: packing of several tiles,
-        "official" or "spatial". attn_implementation, dtype: passed to the loader; default: its own choice.
-        device: default a GPU if there is one.
+        method: a name in llava.eval.methods; default: visionzip if a budget is given, else as the checkpoint was
+        saved. dominant, contextual: budget per tile, CLS included. order: packing of several tiles,
+        "official" or "spatial". attn (or attn_implementation, lmms-eval's usual name) and dtype: passed to the loader;
+        default: its own choice. device: default this process's GPU, else the CPU; "cuda" is this process's GPU.
 
     Raises:
-        ValueError: what the loader and the method raise, and a batch size that is no whole number.
+        ValueError: what the loader and the method raise, a batch size that is no whole number, attn given twice.
     """
 
     is_simple = True
@@ -75,6 +111,7 @@ class LlavaVisionZip(lmms):
         contextual: int | None = None,
         order: str | None = None,
         conv_template: str = "vicuna_v1",
+        attn: str | None = None,
         attn_implementation: str | None = None,
         dtype: str | None = None,
         device: str | None = None,
@@ -83,10 +120,14 @@ class LlavaVisionZip(lmms):
         super().__init__()
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"batch_size: expected a whole number >= 1, got {batch_size!r}")
+        if attn is not None and attn_implementation is not None:
+            raise ValueError(f"attn={attn} and attn_implementation={attn_implementation} are one option; give one")
+        if device == "cuda":
+            device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         self.batch_size = int(batch_size)
         self.conv_template = Decoding(conv_template).conv_mode
         chosen, budget = requested_budget(method, dominant, contextual)
-        options = {"attn_implementation": attn_implementation, "dtype": dtype}
+        options = {"attn_implementation": attn or attn_implementation, "dtype": dtype}
         given = {key: value for key, value in options.items() if value is not None}
         loaded = load_model(pretrained, model_base, device, **given)
         apply_method(loaded.model, chosen, budget, order)
@@ -103,46 +144,75 @@ class LlavaVisionZip(lmms):
         device: torch.device = self._model.device
         return device
 
-    def generate_until(self, requests: list[Instance]) -> list[str]:
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Answers in the order of the requests; requests that decode alike share batches."""
-        groups: dict[str, list[int]] = {}
-        for index, request in enumerate(requests):
-            groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(index)
-        answers: dict[int, str] = {}
-        with progress("answering" if self.rank == 0 else "", len(requests), 0) as advance:
-            for indices in groups.values():
-                for start in range(0, len(indices), self.batch_size):
-                    batch = indices[start : start + self.batch_size]
-                    unpacked = [self._unpack(requests[index].args) for index in batch]
-                    for index, text in zip(batch, self._answer(unpacked), strict=True):
-                        answers[index] = text
-                        self.cache_hook.add_partial("generate_until", requests[index].args[:2], text)
-                    advance(len(batch))
+        answers: dict[int, GenerationResult] = {}
+        with self._progress(requests) as advance:
+            for batch in self._batches(requests):
+                unpacked = [self._unpack(requests[index].args) for index in batch]
+                for index, request, reply in zip(batch, unpacked, self._answer(unpacked), strict=True):
+                    counts = VisualTokenCounts(visual_tokens=reply.visual_tokens, images=len(request.pictures))
+                    answers[index] = GenerationResult(reply.text, counts)
+                    self.cache_hook.add_partial("generate_until", requests[index].args[:2], reply.text)
+                advance(len(batch))
         return [answers[index] for index in range(len(requests))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
         """The answers of all rounds of each request. The task writes each round's prompt itself: it gets what was
         answered so far and returns (pictures, context, end, answers, its own notes)."""
-        return [self._rounds(request.args) for request in requests]
+        said: dict[int, list[str]] = {}
+        with self._progress(requests) as advance:
+            for batch in self._batches(requests):
+                talks = [self._open_talk(requests[index].args) for index in batch]
+                while going := [talk for talk in talks if not talk.ended]:
+                    for talk, reply in zip(going, self._answer([talk.request for talk in going]), strict=True):
+                        _take_turn(talk, reply.text)
+                said.update(zip(batch, (talk.said for talk in talks), strict=True))
+                advance(len(batch))
+        return [said[index] for index in range(len(requests))]
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        """For each request (mean negative log-likelihood of the target incl. its end mark, whether greedy decoding
-        says it).
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """For each request, as `text`, (mean negative log-likelihood of the target incl. its end mark, whether greedy
+        decoding says it).
 
-        The sign is that of lmms-eval's own models: its multiple-choice scoring takes the smallest.
+        The sign is that of lmms-eval's own models: its multiple-choice scoring takes the smallest. The pair comes
+        wrapped because lmms-eval 0.7.3 turns a bare one into a string.
         """
-        return [self._likelihood(request.args) for request in requests]
+        found: list[GenerationResult] = []
+        with self._progress(requests) as advance:
+            for start in range(0, len(requests), self.batch_size):
+                batch = requests[start : start + self.batch_size]
+                found += [GenerationResult(pair) for pair in self._likelihoods([request.args for request in batch])]
+                advance(len(batch))
+        return found
+
+    def _progress(self, requests: Sequence[Instance]) -> Any:
+        return progress("answering" if self.rank == 0 else "", len(requests), 0)
+
+    def _batches(self, requests: Sequence[Instance]) -> Iterator[list[int]]:
+        """Places of requests that have the same generation arguments, at most `batch_size` at a time."""
+        groups: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(json.dumps(request.args[1], sort_keys=True, default=str), []).append(index)
+        for indices in groups.values():
+            for start in range(0, len(indices), self.batch_size):
+                yield indices[start : start + self.batch_size]
 
     def _unpack(self, args: Sequence[Any]) -> _Request:
         context, generation, doc_to_visual, doc_id, task, split = args
         return _Request(context, _pictures(doc_to_visual, self.task_dict[task][split][doc_id]), generation)
 
-    def _answer(self, requests: Sequence[_Request]) -> list[str]:
+    def _open_talk(self, args: Sequence[Any]) -> _Talk:
+        context, generation, doc_to_visual, doc_to_text, doc_id, task, split = args
+        doc = self.task_dict[task][split][doc_id]
+        return _Talk(_Request(context, _pictures(doc_to_visual, doc), generation), doc, doc_to_text)
+
+    def _answer(self, requests: Sequence[_Request]) -> list[Reply]:
         """One batch; all requests have the same generation arguments."""
         generation = requests[0].generation
         prompts = [self._prompt(request) for request in requests]
         replies = answer_batch(self._model, self.tokenizer, prompts, self._decoding(generation))
-        return [cut_at(reply.text, _stops(generation)) for reply in replies]
+        return [Reply(cut_at(reply.text, _stops(generation)), reply.visual_tokens) for reply in replies]
 
     def _prompt(self, request: _Request, answer: str | None = None) -> Prompt:
         config = self._model.config
@@ -170,39 +240,62 @@ class LlavaVisionZip(lmms):
             max_new_tokens=int(generation.get("max_new_tokens") or DEFAULT_NEW_TOKENS),
         )
 
-    def _rounds(self, args: Sequence[Any]) -> list[str]:
-        context, generation, doc_to_visual, doc_to_text, doc_id, task, split = args
-        doc = self.task_dict[task][split][doc_id]
-        pictures = _pictures(doc_to_visual, doc)
-        said: list[str] = []
-        notes: Any = None
-        while True:
-            said = [*said, *self._answer([_Request(context, pictures, generation)])]
-            visuals, context, end, said, notes = doc_to_text(
-                doc, previous_output=said, round_idx=len(said), previous_round_info=notes
+    def _likelihoods(self, rows: Sequence[Sequence[Any]]) -> list[tuple[float, bool]]:
+        """One batch of (context, target, ...): the target's ids are labels, expanded with the row by the model's own
+        splice, so that padding and pictures need no arithmetic here."""
+        prompts, ids, labels = [], [], []
+        for args in rows:
+            prompt, row, label = self._target_row(args)
+            prompts.append(prompt)
+            ids.append(row)
+            labels.append(label)
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        padded = pad_sequence(ids, batch_first=True, padding_value=pad)
+        mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in ids], batch_first=True)
+        wanted = pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
+        pixels, sizes = gather_pixels(self._model, prompts)
+        padded, mask, wanted = (tensor.to(self.device) for tensor in (padded, mask, wanted))
+        with torch.inference_mode():
+            _, positions, mask, _, embeds, expanded = self._model.prepare_inputs_labels_for_multimodal(
+                padded, None, mask, None, wanted, pixels, sizes
             )
-            if end:
-                return list(said)
-            pictures = _flatten(visuals)
+            inputs = {"input_ids": padded} if embeds is None else {"inputs_embeds": embeds}
+            output = self._model(**inputs, attention_mask=mask, position_ids=positions, use_cache=False)
+        return [_judge(logits, row) for logits, row in zip(output.logits, expanded, strict=True)]
 
-    def _likelihood(self, args: Sequence[Any]) -> tuple[float, bool]:
+    def _target_row(self, args: Sequence[Any]) -> tuple[Prompt, torch.Tensor, torch.Tensor]:
+        """Prompt with its target, ids [l], labels [l]: the target with its end mark, IGNORE_INDEX before it."""
         context, target, doc_to_visual, doc_id, task, split = args
         doc = self.task_dict[task][split][doc_id]
         request = _Request(context, _pictures(doc_to_visual, doc), {})
         answer = (target(doc) if callable(target) else str(target)).lstrip(" ")  # the template brings its own blank
         whole = self._prompt(request, answer)
-        ids = [
-            tokenizer_image_token(text, self.tokenizer, return_tensors="pt").to(self.device)
+        open_ids, ids = (
+            tokenizer_image_token(text, self.tokenizer, return_tensors="pt")
             for text in (self._prompt(request).text, whole.text)
-        ]
-        same = next((i for i, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), len(ids[0]))
-        wanted = ids[1][same:]
-        pixels, sizes = gather_pixels(self._model, [whole])
-        with torch.inference_mode():
-            output = self._model(input_ids=ids[1][None], images=pixels, image_sizes=sizes, use_cache=False)
-        logits = output.logits[0, -len(wanted) - 1 : -1].float()  # the target ends the expanded row
-        loss = cross_entropy(logits, wanted)
-        return float(loss), bool((logits.argmax(dim=-1) == wanted).all())
+        )
+        same = next((i for i, (a, b) in enumerate(zip(open_ids, ids, strict=False)) if a != b), len(open_ids))
+        labels = ids.clone()
+        labels[:same] = IGNORE_INDEX
+        return whole, ids, labels
+
+
+def _judge(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, bool]:
+    """Mean loss of the labelled ids of one row, and whether all are the likeliest. logits [L, V], labels [L]."""
+    places = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
+    said, wanted = logits[places].float(), labels[places + 1]
+    return float(cross_entropy(said, wanted)), bool((said.argmax(dim=-1) == wanted).all())
+
+
+def _take_turn(talk: _Talk, text: str) -> None:
+    """Add an answer and let the task write the next round, if there is one."""
+    talk.said = [*talk.said, text]
+    visuals, context, talk.ended, said, talk.notes = talk.next_round(
+        talk.doc, previous_output=talk.said, round_idx=len(talk.said), previous_round_info=talk.notes
+    )
+    talk.said = list(said)
+    if not talk.ended:
+        talk.request = _Request(context, _flatten(visuals), talk.request.generation)
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ METHODS: Mapping[str, Method] = {
     "random": Method("random", lambda budget: {"method": "random", "tokens": budget.total, "seed": 0}),
     "uniform": Method("uniform", lambda budget: {"method": "uniform", "tokens": budget.total}),
     "pool": Method("pool", lambda budget: {"method": "pool", "tokens": budget.total}),
+    "downsample": Method("downsample", lambda budget: {"method": "downsample", "tokens": budget.total}),
 }
 
 

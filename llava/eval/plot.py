@@ -14,10 +14,11 @@ _STYLES = {
     "visionzip-tuned": ("#d55e00", "D"),
     "visionzip": ("#0072b2", "o"),
     "pool": ("#009e73", "s"),
+    "downsample": ("#e69f00", "P"),
     "uniform": ("#cc79a7", "^"),
     "random": ("#7f7f7f", "v"),
 }
-_SPARE = ("#56b4e9", "#e69f00", "#000000")
+_SPARE = ("#56b4e9", "#f0e442", "#000000")
 _SPREAD = 0.012  # methods at one budget stand side by side by this share of the axis value
 
 
@@ -51,11 +52,12 @@ def draw_accuracy(points: Sequence[Point], dense: Point | None, path: Path, capt
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.set_xlabel("visual tokens an image (measured)")
-    axes.set_ylabel("average accuracy (%)")
+    axes.set_ylabel("average of benchmarks, % of dense")
     axes.set_title(caption, fontsize=10)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if points or dense is not None:
+        axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
 

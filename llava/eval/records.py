@@ -201,10 +201,15 @@ def write_lines(path: str | Path, rows: Iterable[Row]) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole or not at all; folders are made."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all; folders are made."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(data)
     temporary.replace(file)
 
 

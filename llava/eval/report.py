@@ -1,87 +1,149 @@
-"""From the records of a grid to a table, a page and a picture.
+"""From records to a table, a page and a picture.
 
     python -m llava.eval.report --records results/miniature --out results/miniature --update-readme README.md
 
-Writes table.md (the table alone), report.md and accuracy.png; with --update-readme also the text between the two
-markers of a README.
+Writes table.md, table.csv and table.tex (the table alone), report.md and accuracy.png; with --update-readme also the
+text between the two markers of a README.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from llava.eval.beside import Beside, stand_beside
 from llava.eval.bootstrap import DRAWS
-from llava.eval.cells import COMPLETE, Record, read_records
-from llava.eval.compare import Row, build_rows, total_of
+from llava.eval.cells import COMPLETE, Record, read_items, read_records
+from llava.eval.compare import DENSE, Measured, Row, build_rows, complete
+from llava.eval.grid_config import read_config
+from llava.eval.judge.benchmarks import JUDGED
+from llava.eval.lmms_records import TITLES as LMMS_TITLES
+from llava.eval.lmms_records import read_measured
+from llava.eval.published import PublishedTable, read_published
 from llava.eval.records import write_text
+from llava.eval.table import Table
+from llava.eval.tasks import TASKS
 
-TITLES: Mapping[str, str] = {
-    "gqa": "GQA",
-    "pope": "POPE",
-    "vqav2": "VQAv2",
-    "textvqa": "TextVQA",
-    "mme": "MME",
-    "mmbench": "MMBench",
-    "seed": "SEED",
-    "sqa": "SQA",
-}
+ALL = {**TASKS, **JUDGED}
 README_START, README_END = "<!-- results:{name}:start -->", "<!-- results:{name}:end -->"
+EXAMPLE = "Example: python -m llava.eval.report --records runs/miniature --out runs/miniature"
 
 
-def render_table(rows: Sequence[Row]) -> str:
-    """The Markdown table: methods down, tasks across, percent."""
-    tasks = _tasks(rows)
-    head = ["Method", "Tokens", *(TITLES.get(task, task) for task in tasks)]
-    head += ["Average", "95% interval", "of dense", "vs VisionZip"]
-    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
-    dense = next((row.record for row in rows if row.record.budget is None), None)
-    budget: int | None = None
+def title_of(task: str) -> str:
+    """The column head of a benchmark."""
+    return ALL[task].title if task in ALL else LMMS_TITLES.get(task, task)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What the paper prints for our cells, and how far ours may be from it. table: where it stands."""
+
+    cells: Mapping[str, Beside]
+    tolerance: float
+    table: PublishedTable
+
+
+def make_table(rows: Sequence[Row], publication: Publication | None = None) -> Table:
+    """Methods down, benchmarks across: each benchmark's own figure, then what the whole set says; under a row what was
+    published for it."""
+    tasks = tasks_of(rows)
+    head = ("Method", "Tokens", *map(title_of, tasks), "Average", "95% interval", "vs VisionZip")
+    if publication is not None:
+        head = (*head, "vs published")
+    dense = next((row for row in rows if row.method == DENSE), None)
+    lines, sections = [], {}
+    total: int | None = None
     for row in rows:
-        total = total_of(row.record)
-        if total != budget and total is not None:
-            lines.append(_line([_budget_title(row.record, dense), *[""] * (len(head) - 1)]))
-        budget = total
-        lines.append(_line(_cells(row, tasks)))
-    return "\n".join(lines) + "\n"
+        if row.total not in (total, None):
+            sections[len(lines)] = _budget_title(row, dense)
+        total = row.total
+        beside = publication.cells.get(row.cell) if publication else None
+        verdict = "-" if beside is None or publication is None else beside.verdict(publication.tolerance)
+        lines.append((*_cells(row, tasks), *([verdict] if publication else [])))
+        if beside is not None:
+            lines.append(_published_cells(beside, tasks))
+    return Table(head, tuple(lines), sections)
 
 
-def render_report(rows: Sequence[Row], name: str) -> str:
-    """The page: table, picture, how to read it, where it comes from."""
-    done = [row.record for row in rows if row.record.status == COMPLETE]
-    tasks = _tasks(rows)
-    counts = ", ".join(f"{TITLES.get(task, task)} {done[0].tasks[task]['n']}" for task in tasks) if done else "none"
-    limit = (done[0].inputs.get("settings") or {}).get("limit") if done else None
-    limited = f" Only the first {limit} questions of each task were asked." if limit else ""
-    failed = [f"- `{row.record.cell}`: {row.record.error}" for row in rows if row.record.status != COMPLETE]
-    stamp = done[0].stamp if done else {}
-    versions = ", ".join(f"{key} {value}" for key, value in (stamp.get("versions") or {}).items())
+def tasks_of(rows: Sequence[Row]) -> list[str]:
+    """All benchmarks with a record, in the order of `TASKS`."""
+    present = {task for row in rows for task in row.records}
+    known = [task for task in (*ALL, *LMMS_TITLES) if task in present]
+    return known + sorted(present - set(known))
+
+
+def render_report(rows: Sequence[Row], name: str, over: Sequence[str], publication: Publication | None = None) -> str:
+    """The page: table, picture, how to read it, what failed, where it comes from."""
+    done = [record for row in rows for record in row.records.values() if record.status == COMPLETE]
     parts = [
         f"# Results: {name}",
-        render_table(rows),
-        "![accuracy against visual tokens](accuracy.png)",
+        make_table(rows, publication).to_markdown(),
+        "![average against visual tokens](accuracy.png)",
         "## How to read it",
-        f"- Figures are accuracies in percent on {len(tasks)} tasks (questions asked: {counts}).{limited}\n"
-        "- *Tokens*: visual tokens that entered the language model, counted at its input, mean over all images.\n"
-        f"- *Average*: mean over exactly these tasks: {', '.join(TITLES.get(task, task) for task in tasks)}.\n"
-        f"- *95% interval*: bootstrap over pictures ({DRAWS} draws). *vs VisionZip*: difference of the averages at the "
-        "same budget in points, with the interval of the paired bootstrap; an interval without 0 is a difference these "
-        "questions can show. It says nothing about another training run.\n"
-        "- *of dense*: mean over tasks of accuracy / dense accuracy.\n"
-        "- VisionZip‡: projector tuned with the compressor in place. random, uniform, pool: other ways to keep as many "
-        "tokens, untuned. Scoring follows the benchmarks' official rules, faults included.",
+        _reading(rows, over),
+    ]
+    if publication is not None:
+        parts.append(_about_published(publication))
+    failed = [
+        f"- `{record.name}`: {record.error}"
+        for row in rows
+        for record in row.records.values()
+        if record.status != COMPLETE
     ]
     if failed:
-        parts += ["## Failed cells", "\n".join(failed)]
-    parts += [
-        "## Where it comes from",
-        f"Commit `{stamp.get('commit')}`{' with local changes' if stamp.get('dirty') else ''}, {stamp.get('date')}, "
-        f"{stamp.get('device')}, {stamp.get('dtype')}, python {stamp.get('python')}, {versions}.\n\n"
-        f"    {stamp.get('command')}\n",
+        parts += ["## Failed", "\n".join(failed)]
+    if done:
+        parts += ["## Where it comes from", _origin(done)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
+    columns = []
+    for task in tasks_of(rows):
+        record = next((found for row in rows if (found := complete(row, task))), None)
+        asked = "not measured" if record is None else f"{record.n} questions"
+        limit = (record.inputs.get("settings") or {}).get("limit") if record else None
+        metric = f"{ALL[task].metric}; " if task in ALL else "by lmms-eval; "
+        columns.append(f"{title_of(task)} ({metric}{asked}{f', the first {limit} only' if limit else ''})")
+    return (
+        f"- Columns: {'; '.join(columns)}.\n"
+        "- *Tokens*: visual tokens that entered the language model, counted at its input, mean over all images.\n"
+        "- *Average*: mean over exactly these benchmarks of figure / dense figure: "
+        f"{', '.join(map(title_of, over))}. A row that lacks one has no average.\n"
+        f"- *95% interval*: bootstrap over pictures ({DRAWS} draws), dense drawn along.\n"
+        "- *vs VisionZip*: difference of the averages at the same budget in points, with the interval of the paired "
+        "bootstrap; an interval without 0 is a difference these questions can show. It says nothing about another "
+        "training run.\n"
+        "- VisionZip‡: projector tuned with the compressor in place. The other methods keep as many tokens in simpler "
+        "ways, untuned: they are the controls. Scoring follows the benchmarks' official rules, faults included."
+    )
+
+
+def _about_published(publication: Publication) -> str:
+    table = publication.table
+    lines = [
+        f"- *published* rows are not ours: {table.source}. Their average is taken anew over the same benchmarks as "
+        "ours, and is left out where they lack one.",
+        f"- *vs published*: our average minus that, in points; pass within {publication.tolerance:g}.",
     ]
-    return "\n\n".join(parts)
+    notes = {beside.title: beside.row.note for beside in publication.cells.values() if beside.row.note}
+    return "\n".join([*lines, *(f"- {title} ({publication.table.title}): {note}" for title, note in notes.items())])
+
+
+def _origin(done: Sequence[Record]) -> str:
+    """The stamp of the first record, and how many others differ from it in commit."""
+    stamp = done[0].stamp
+    versions = ", ".join(f"{key} {value}" for key, value in (stamp.get("versions") or {}).items())
+    other = sum(record.stamp.get("commit") != stamp.get("commit") for record in done)
+    return (
+        f"Commit `{stamp.get('commit')}`{' with local changes' if stamp.get('dirty') else ''}"
+        f"{f' ({other} of {len(done)} records are of other commits)' if other else ''}, {stamp.get('date')}, "
+        f"{stamp.get('device')}, {stamp.get('dtype')}, python {stamp.get('python')}, {versions}.\n\n"
+        f"    {stamp.get('command')}"
+    )
 
 
 def update_readme(readme: Path, name: str, content: str) -> None:
@@ -101,76 +163,119 @@ def update_readme(readme: Path, name: str, content: str) -> None:
 
 
 def draw(rows: Sequence[Row], path: Path, name: str) -> None:
-    """Write the picture of all complete cells. matplotlib is imported here only."""
+    """Write the picture of all rows with an average. matplotlib is imported here only."""
     from llava.eval.plot import Point, draw_accuracy
 
     points = [
-        (row.record, Point(row.record.method, row.title, row.record.tokens_per_image, row.record.average, row.bounds))
+        (row, Point(row.method, row.title, row.tokens, row.relative, row.bounds))
         for row in rows
-        if row.record.tokens_per_image is not None and row.record.average is not None
+        if row.tokens is not None and row.relative is not None
     ]
-    dense = next((point for record, point in points if record.budget is None), None)
-    draw_accuracy(
-        [point for record, point in points if record.budget is not None], dense, path, f"{name}: accuracy kept"
-    )
+    dense = next((point for row, point in points if row.method == DENSE), None)
+    draw_accuracy([point for row, point in points if row.method != DENSE], dense, path, f"{name}: accuracy kept")
 
 
-def _tasks(rows: Sequence[Row]) -> list[str]:
-    present = next((list(row.record.tasks) for row in rows if row.record.status == COMPLETE), [])
-    known = [task for task in TITLES if task in present]
-    return known + [task for task in present if task not in known]
+def _budget_title(row: Row, dense: Row | None) -> str:
+    if dense is None or not dense.tokens or row.tokens is None:
+        return f"{row.total} tokens"
+    return f"{row.total} tokens ({100 * row.tokens / dense.tokens:.0f}%)"
 
 
-def _budget_title(record: Record, dense: Record | None) -> str:
-    total = total_of(record)
-    if dense is None or not dense.tokens_per_image or total is None:
-        return f"**{total} tokens**"
-    return f"**{total} tokens ({100 * total / dense.tokens_per_image:.0f}%)**"
-
-
-def _cells(row: Row, tasks: Sequence[str]) -> list[str]:
-    record = row.record
-    if record.status != COMPLETE or record.average is None:
-        return [row.title, "failed", *["-"] * (len(tasks) + 4)]
-    tokens = "-" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f}".removesuffix(".0")
+def _cells(row: Row, tasks: Sequence[str]) -> tuple[str, ...]:
+    tokens = "-" if row.tokens is None else f"{row.tokens:.1f}".removesuffix(".0")
     bounds = "-" if row.bounds is None else f"{row.bounds[0]:.1f} to {row.bounds[1]:.1f}"
     relative = "-" if row.relative is None else f"{row.relative:.1f}%"
     gap = row.difference
     difference = "-" if gap is None else f"{gap[0]:+.1f} [{gap[1]:+.1f}, {gap[2]:+.1f}]"
-    figures = [f"{record.tasks[task]['accuracy']:.1f}" for task in tasks]
-    return [row.title, tokens, *figures, f"{record.average:.1f}", bounds, relative, difference]
+    return (row.title, tokens, *(_figure(row.records.get(task)) for task in tasks), relative, bounds, difference)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _published_cells(beside: Beside, tasks: Sequence[str]) -> tuple[str, ...]:
+    figures = (beside.row.figures.get(task) for task in tasks)
+    shown = ("-" if figure is None else f"{figure:.1f}" for figure in figures)
+    average = "-" if beside.average is None else f"{beside.average:.1f}%"
+    return (beside.title, str(beside.row.tokens), *shown, average, "-", "-", "-")
+
+
+def _figure(record: Record | None) -> str:
+    if record is None:
+        return "-"
+    return "failed" if record.status != COMPLETE or record.headline is None else f"{record.headline:.1f}"
+
+
+def collect(folders: Sequence[Path]) -> list[Measured]:
+    """Every record of the folders, with its items.
+
+    Raises:
+        ValueError: a folder without records, or a malformed file.
+    """
+    return [
+        Measured(record, read_items(folder, record.cell, record.task))
+        for folder in folders
+        for record in read_records(folder)
+    ]
+
+
+def declared(measured: Sequence[Measured], over: Sequence[str]) -> list[str]:
+    """The benchmarks of the average: those named, else all there are a record of.
+
+    Raises:
+        ValueError: a name no record has.
+    """
+    present = dict.fromkeys(one.record.task for one in measured)
+    unknown = [task for task in over if task not in present]
+    if unknown:
+        raise ValueError(f"--over {unknown[0]}: no record of it; there are {', '.join(present)}")
+    return list(over or present)
 
 
 def main(
-    records: Annotated[Path, typer.Option(help="folder the grid wrote to")],
-    out: Annotated[Path, typer.Option(help="folder for table.md, report.md and accuracy.png")],
+    records: Annotated[list[Path], typer.Option(help="folder the grid wrote to; repeatable")],
+    out: Annotated[Path, typer.Option(help="folder for the tables, report.md and accuracy.png")],
+    grid: Annotated[
+        Path | None, typer.Option(help="configs/eval/*.yaml to take name, --over, --published from")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="name of the results; default: the folder's")] = None,
+    over: Annotated[list[str] | None, typer.Option(help="benchmark of the average; repeatable; default: all")] = None,
+    lmms: Annotated[list[Path] | None, typer.Option(help="output folder of lmms-eval; repeatable")] = None,
+    published: Annotated[Path | None, typer.Option(help="configs/paper/*.yaml to show beside")] = None,
+    tolerance: Annotated[float, typer.Option(help="points our average may differ from the published one")] = 1.5,
     update_readme_file: Annotated[
         Path | None, typer.Option("--update-readme", help="README whose results block is replaced")
     ] = None,
 ) -> None:
-    """Render the records of a grid."""
-    title = name or records.resolve().name
+    """Render records as a table, a page and a picture."""
     try:
-        rows = build_rows(read_records(records), records)
-        table = render_table(rows)
-        write_text(out / "table.md", table)
-        write_text(out / "report.md", render_report(rows, title))
+        config = None if grid is None else read_config(grid)
+        if config is not None:
+            over = over or list(config.average_over)
+            published = published or (Path(config.published) if config.published else None)
+        title = name or (config.name if config else records[0].resolve().name)
+        measured = collect(records) + read_measured(lmms or [])
+        chosen = declared(measured, over or [])
+        rows = build_rows(measured, chosen)
+        publication = None
+        if published is not None:
+            paper = read_published(published)
+            publication = Publication(stand_beside(rows, paper, chosen), tolerance, paper)
+        table = make_table(rows, publication)
+        for suffix, text in (("md", table.to_markdown()), ("csv", table.to_csv()), ("tex", table.to_latex())):
+            write_text(out / f"table.{suffix}", text)
+        write_text(out / "report.md", render_report(rows, title, chosen, publication))
         draw(rows, out / "accuracy.png", title)
         if update_readme_file is not None:
             picture = os.path.relpath(out / "accuracy.png", update_readme_file.parent)
             page = os.path.relpath(out / "report.md", update_readme_file.parent)
-            block = f"{table}\n![accuracy against visual tokens]({picture})\n\nHow to read it: [{page}]({page})."
-            update_readme(update_readme_file, title, block)
+            shown = f"![average against visual tokens]({picture})\n\nHow to read it: [{page}]({page})."
+            update_readme(update_readme_file, title, f"{table.to_markdown()}\n{shown}")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    typer.echo(table)
-    typer.echo(f"wrote {out / 'table.md'}, {out / 'report.md'}, {out / 'accuracy.png'}")
+    typer.echo(table.to_markdown())
+    typer.echo(f"wrote table.md, table.csv, table.tex, report.md and accuracy.png to {out}")
 
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command(epilog=EXAMPLE)(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -31,12 +31,13 @@ from llava.miniature.benchmarks import (
     lines_of,
     mix_row,
     option_drill,
-    paint,
     picture_row,
     talk,
 )
+from llava.miniature.files import paint
 from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS, Scene
+from llava.utils import give_usual_mode
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None)
@@ -168,6 +169,7 @@ def start(
         eos_token_id=2,
     )
     LlamaForCausalLM(config).save_pretrained(out)
+    give_usual_mode(out / "model.safetensors")
     typer.echo(f"{out}: {pieces} pieces, {sum(p.numel() for p in LlamaForCausalLM(config).parameters()):,} parameters")
 
 
@@ -270,6 +272,7 @@ def make_next(
     save_file(
         {name: tensor.contiguous() for name, tensor in weights.items()}, out / "model.safetensors", {"format": "pt"}
     )
+    give_usual_mode(out / "model.safetensors")
     _write(out / "config.json", {**config, **NEXT_CONFIG})
     for name in (*TOKENIZER_FILES, "generation_config.json"):
         shutil.copyfile(base / name, out / name)

@@ -1,12 +1,10 @@
-"""Write the miniature world in LLaVA's own layout: the instruction mix and the question files of eight benchmarks.
+"""Write the miniature world in LLaVA's own layout: the instruction mix and the benchmark twins.
 
     python -m llava.miniature.benchmarks --out playground/data/miniature
 
 Under `--out` (it mirrors playground/data of the public layout):
     llava_miniature_mix.json                     mix665k schema, images below in coco/ gqa/ ocr_vqa/ textvqa/ vg/
-    eval/images/*.jpg
-    eval/<task>/questions.jsonl                  {"question_id", "image", "text", "category"}
-    eval/<task>/answers.json                     {question_id: {"answer", "answers"}}
+    eval/                                        mirrors playground/data/eval, see eval_sets
     world.json                                   what was asked for; written last: a half-written world is redone
 Training rows come from one range of seeds and eval questions from another (world.SPLITS).
 """
@@ -14,9 +12,8 @@ Training rows come from one range of seeds and eval questions from another (worl
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -24,13 +21,14 @@ from typing import Annotated, Any
 import typer
 
 from llava.miniature import questions as ask
-from llava.miniature.questions import LETTER, PLACES, Asker, Question
-from llava.miniature.world import COLORS, GROUNDS, SHAPES, SPLITS, WORDS, Scene, render, sample_scene, split_of
+from llava.miniature.eval_sets import EVAL_SETS, write_eval
+from llava.miniature.files import paint, write_json
+from llava.miniature.questions import Asker, Question, choose_named
+from llava.miniature.world import SPLITS, Scene, sample_scene, split_of
 
 logger = logging.getLogger(__name__)
 
 MIX_FILE = "llava_miniature_mix.json"
-JPEG_QUALITY = 92
 
 
 @dataclass(frozen=True)
@@ -68,43 +66,6 @@ SOURCES = {
     "vg": Source("vg/VG_100K", REGION, None, 0.09),
 }
 TEXT_SHARE = 0.04
-
-
-@dataclass(frozen=True)
-class Task:
-    """One benchmark twin: how to ask one scene. `ask_all` returns the questions of a picture (none: scene unfit)."""
-
-    ask_all: Callable[[Scene, Random], tuple[Question, ...]]
-    wants_text: bool | None = None
-
-
-def _one_of(*askers: Asker) -> Callable[[Scene, Random], tuple[Question, ...]]:
-    def asked(scene: Scene, rng: Random) -> tuple[Question, ...]:
-        question = rng.choice(askers)(scene, rng)
-        return (question,) if question else ()
-
-    return asked
-
-
-def _pope(scene: Scene, rng: Random) -> tuple[Question, ...]:
-    kind = rng.choice(("random", "popular", "adversarial"))
-    return ask.present(scene, rng, kind), ask.absent(scene, rng, kind, kind)
-
-
-def _mme(scene: Scene, rng: Random) -> tuple[Question, ...]:
-    return ask.mme_pair(scene, rng, rng.choice(tuple(ask.MME))) or ()
-
-
-TASKS: dict[str, Task] = {
-    "gqa": Task(_one_of(ask.ask_color, ask.ask_shape, ask.ask_left_right, ask.ask_above_below)),
-    "pope": Task(_pope),
-    "vqav2": Task(_one_of(ask.ask_count, ask.ask_ground, ask.ask_size)),
-    "textvqa": Task(_one_of(ask.ask_word, ask.ask_digit), wants_text=True),
-    "mme": Task(_mme, wants_text=None),
-    "mmbench": Task(_one_of(ask.choose_attribute, ask.choose_place)),
-    "seed": Task(_one_of(ask.choose_count, ask.choose_ground, ask.choose_reading)),
-    "sqa": Task(_one_of(ask.choose_extreme)),
-}
 
 
 def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
@@ -168,71 +129,35 @@ def write_mix(out: Path, file: str, seeds: range, split: str, workers: int) -> N
         if scene is not None:
             pictures.append((out / row["image"], scene))
     paint(pictures, workers)
-    _write_json(out / file, rows)
+    write_json(out / file, rows)
     logger.info("%s: %d rows, %d pictures", file, len(rows), len(pictures))
 
 
-def write_task(out: Path, name: str, count: int, first_seed: int, workers: int) -> None:
-    """Write eval/<name> with at least `count` questions from test scenes."""
-    task = TASKS[name]
-    questions, answers, pictures = [], {}, []
-    for seed in _seeds("test", first_seed):
-        scene = sample_scene(seed, task.wants_text)
-        asked = task.ask_all(scene, Random(f"{name}-{seed}"))
-        for question in asked:
-            number = len(questions)
-            image = f"{name}_{seed:09d}.jpg"
-            text = "Context: N/A\n" + question.prompt if name == "sqa" else question.prompt
-            questions.append({"question_id": number, "image": image, "text": text, "category": question.category})
-            answers[str(number)] = {"answer": question.answer, "answers": [question.answer] * 10}
-        if asked:
-            pictures.append((out / "eval" / "images" / f"{name}_{seed:09d}.jpg", scene))
-        if len(questions) >= count:
-            break
-    paint(pictures, workers)
-    folder = out / "eval" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
-    _write_json(folder / "answers.json", answers)
-    logger.info("eval/%s: %d questions, %d pictures", name, len(questions), len(pictures))
-
-
 def write_world(out: Path, rows: int, questions: int, workers: int) -> bool:
-    """Write everything under `out`; False when it was there already with the same numbers."""
-    wanted = {"rows": rows, "questions": questions, "sources": {k: asdict(v)["share"] for k, v in SOURCES.items()}}
-    done = out / "world.json"
-    if done.exists() and json.loads(done.read_text()) == wanted:
+    """Write everything under `out`; False when it was there already with the same numbers.
+
+    The mix and the eval sets are two parts, each noted in world.json when it is complete: a part that is noted with the
+    same numbers is left alone.
+    """
+    shares = {name: source.share for name, source in SOURCES.items()}
+    wanted = {
+        "mix": {"rows": rows, "sources": shares},
+        "eval": {"questions": questions, "sets": list(EVAL_SETS)},
+    }
+    record = out / "world.json"
+    done = json.loads(record.read_text()) if record.exists() else {}
+    if done == wanted:
         logger.info("%s is complete; nothing to do", out)
         return False
-    for stale in ("eval", *sorted({source.folder.split("/")[0] for source in SOURCES.values()})):
-        shutil.rmtree(out / stale, ignore_errors=True)
-    done.unlink(missing_ok=True)
-    write_mix(out, MIX_FILE, SPLITS["tune"][:rows], "tune", workers)
-    for place, name in enumerate(TASKS):
-        write_task(out, name, questions, place * 10_000, workers)
-    _write_json(done, wanted)
+    if done.get("mix") != wanted["mix"]:
+        record.unlink(missing_ok=True)
+        for stale in sorted({source.folder.split("/")[0] for source in SOURCES.values()}):
+            shutil.rmtree(out / stale, ignore_errors=True)
+        write_mix(out, MIX_FILE, SPLITS["tune"][:rows], "tune", workers)
+    write_json(record, {"mix": wanted["mix"]})
+    write_eval(out, questions, workers)
+    write_json(record, wanted)
     return True
-
-
-def _seeds(split: str, first: int) -> Iterator[int]:
-    yield from SPLITS[split][first : first + 10_000]
-    raise ValueError(f"10000 scenes of split {split!r} from {first} on gave too few questions; ask for fewer")
-
-
-def paint(pictures: Iterable[tuple[Path, Scene]], workers: int) -> None:
-    """Write each scene as a JPEG; folders are made."""
-    jobs = list(pictures)
-    for folder in {path.parent for path, _ in jobs}:
-        folder.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers) as pool:
-        for done, _ in enumerate(pool.map(_paint, jobs, chunksize=64)):
-            if done and done % 2000 == 0:
-                logger.info("painted %d of %d pictures", done, len(jobs))
-
-
-def _paint(job: tuple[Path, Scene]) -> None:
-    path, scene = job
-    render(scene).save(path, quality=JPEG_QUALITY)
 
 
 def talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
@@ -246,13 +171,7 @@ def talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 
 def option_drill(rng: Random, count: int) -> list[tuple[str, str]]:
     """`count` text-only turns: find the option that was named, say its letter."""
-    turns = []
-    for _ in range(count):
-        words = rng.sample([*COLORS, *SHAPES, *GROUNDS, *WORDS, *PLACES], rng.choice((3, 4)))
-        named = rng.choice(words)
-        question = Question("option", f"Which option is {named}?", "ABCD"[words.index(named)], tuple(words), LETTER)
-        turns.append((question.prompt, question.answer))
-    return turns
+    return [(question.prompt, question.answer) for question in (choose_named(rng) for _ in range(count))]
 
 
 def _context(rng: Random) -> str:
@@ -269,19 +188,13 @@ def arithmetic(rng: Random, count: int) -> list[tuple[str, str]]:
     return turns
 
 
-def _write_json(path: Path, value: Any) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
-
-
 def main(
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/data/miniature"),
     rows: Annotated[int, typer.Option(help="Rows of the instruction mix.")] = 8_000,
     questions: Annotated[int, typer.Option(help="Questions a benchmark twin.")] = 200,
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
-    """Write the miniature world: instruction mix, pictures and eval question files.
+    """Write the miniature world: instruction mix, pictures and benchmark twins.
 
     Example: python -m llava.miniature.benchmarks --out playground/data/miniature
     """

@@ -59,7 +59,7 @@ def ask_size(scene: Scene, rng: Random) -> Question | None:
 
 
 def ask_left_right(scene: Scene, rng: Random) -> Question | None:
-    pair = _pair(scene, rng, axis=0)
+    pair = pair_apart(scene, rng, axis=0)
     if pair is None:
         return None
     one, other = pair
@@ -68,7 +68,7 @@ def ask_left_right(scene: Scene, rng: Random) -> Question | None:
 
 
 def ask_above_below(scene: Scene, rng: Random) -> Question | None:
-    pair = _pair(scene, rng, axis=1)
+    pair = pair_apart(scene, rng, axis=1)
     if pair is None:
         return None
     one, other = pair
@@ -109,7 +109,7 @@ def ask_count(scene: Scene, rng: Random) -> Question | None:
         total = sum(t.color == thing.color for t in scene.things)
         return Question("count", f"How many {thing.color} objects are there?", str(total))
     total = sum(t.shape == thing.shape for t in scene.things)
-    return Question("count", f"How many {_plural(thing.shape)} are there?", str(total))
+    return Question("count", f"How many {plural(thing.shape)} are there?", str(total))
 
 
 def ask_ground(scene: Scene, rng: Random) -> Question | None:
@@ -210,7 +210,7 @@ def _writing(scene: Scene) -> list[str]:
 def ask_parts(scene: Scene, rng: Random, turns: int) -> list[Question]:
     """Questions whose answers list things: every answer word is a look at the picture, found by shape, by colour, by
     place or by order. The base model learns from them what the one-word questions take for granted."""
-    asked = [_list(scene, f"Which objects are {_plural(shape)}?", lambda t, s=shape: t.shape == s) for shape in SHAPES]
+    asked = [_list(scene, f"Which objects are {plural(shape)}?", lambda t, s=shape: t.shape == s) for shape in SHAPES]
     asked += [_list(scene, f"Which objects are {color}?", lambda t, c=color: t.color == c) for color in COLORS]
     asked += [
         _list(scene, f"Which objects are at the {place}?", lambda t, p=place: _place(scene, t) == p) for place in PLACES
@@ -260,7 +260,7 @@ def _mme_count(scene: Scene, rng: Random) -> tuple[str, str] | None:
 
 
 def _mme_position(scene: Scene, rng: Random) -> tuple[str, str] | None:
-    pair = _pair(scene, rng, axis=0)
+    pair = pair_apart(scene, rng, axis=0)
     if pair is None:
         return None
     left, right = sorted(pair, key=lambda t: t.center[0])
@@ -299,7 +299,7 @@ def _only(scene: Scene, rng: Random, key: Callable[[Thing], str]) -> Thing | Non
     return rng.choice(single) if single else None
 
 
-def _pair(scene: Scene, rng: Random, axis: int) -> tuple[Thing, Thing] | None:
+def pair_apart(scene: Scene, rng: Random, axis: int) -> tuple[Thing, Thing] | None:
     """Two things of unique shapes, clearly apart along the axis."""
     shapes = [thing.shape for thing in scene.things]
     single = [thing for thing in scene.things if shapes.count(thing.shape) == 1]
@@ -317,6 +317,13 @@ def _place(scene: Scene, thing: Thing) -> str | None:
     return f"{'top' if y < height / 2 else 'bottom'} {'left' if x < width / 2 else 'right'}"
 
 
+def choose_named(rng: Random) -> Question:
+    """Find the option that the question names: no picture needed."""
+    words = rng.sample([*COLORS, *SHAPES, *GROUNDS, *WORDS, *PLACES], rng.choice((3, 4)))
+    named = rng.choice(words)
+    return Question("option", f"Which option is {named}?", "ABCD"[words.index(named)], tuple(words), LETTER)
+
+
 def _options(rng: Random, category: str, text: str, answer: str, wrong: Sequence[str]) -> Question:
     options = [answer, *wrong]
     rng.shuffle(options)
@@ -327,5 +334,5 @@ def _a(name: str) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _plural(shape: str) -> str:
+def plural(shape: str) -> str:
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"

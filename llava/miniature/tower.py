@@ -41,6 +41,7 @@ from llava.miniature.tower_labels import (
     pixels_of,
 )
 from llava.miniature.world import SPLITS, sample_scene
+from llava.utils import give_usual_mode
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +292,7 @@ def save(model: PretrainingModel, out: Path, log: list[dict[str, object]]) -> No
     tower = CLIPVisionModel(model.tower.config)
     tower.load_state_dict(model.tower.state_dict())
     tower.to(torch.float16).save_pretrained(out)
+    give_usual_mode(out / "model.safetensors")
     size = {"shortest_edge": IMAGE_SIZE}
     crop = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     CLIPImageProcessorPil(size=size, crop_size=crop, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(out)

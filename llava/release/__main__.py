@@ -1,7 +1,9 @@
 """From a finished run to a checkpoint others can load.
 
-python -m llava.release merge checkpoints/mini-zip --base playground/miniature/llava-mini-v1.5 --out runs/mini-full
-python -m llava.release to-hf runs/mini-full --out runs/mini-hf
+python -m llava.release merge checkpoints/mini-zip --base playground/miniature/llava-mini-v1.5 --out runs/mini-release
+python -m llava.release to-hf runs/mini-release --out runs/mini-hf
+
+Commands import what they need when they run: `--help` waits for no torch.
 """
 
 import logging
@@ -9,29 +11,43 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from huggingface_hub import HfApi
 
-from llava.release import publish as publishing
-from llava.release.extract_projector import extract_projector
-from llava.release.from_hf import from_hf
-from llava.release.manifest import verify as verify_release
-from llava.release.manifest import write_manifest
-from llava.release.merge import merge as merge_tuned
-from llava.release.model_card import write_card
-from llava.release.shards import SHARD_GB
-from llava.release.to_hf import to_hf
+from llava.release import SHARD_GB
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
+if TYPE_CHECKING:
+    from llava.release.publish import Hub
+
+
+def _example(*lines: str) -> str:
+    """Lines for a page of help; the mark in front keeps it from filling them up to one paragraph."""
+    return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)])
+
+
+EXAMPLES = _example(
+    "python -m llava.release merge checkpoints/mini-zip --base playground/miniature/llava-mini-v1.5 "
+    "--out checkpoints/mini-release",
+    "python -m llava.release to-hf checkpoints/mini-release --out checkpoints/mini-hf",
+)
+app = typer.Typer(
+    help="From a finished run to a checkpoint others can load.",
+    epilog=EXAMPLES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+)
 
 Out = Annotated[Path, typer.Option(help="New folder to write.")]
 Shard = Annotated[float, typer.Option(help="Size of a weight file in 10^9 bytes.")]
 Folder = Annotated[Path, typer.Argument(help="Folder of the release.")]
 Base = Annotated[str | None, typer.Option(help="Base to load it over: for a projector or LoRA release.")]
 Device = Annotated[str, typer.Option(help="Where the probe runs: cpu or cuda.")]
-Results = Annotated[Path | None, typer.Option(help="Folder of evaluation records (of llava.eval.grid).")]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="Records of llava.eval.grid; those of these weights are taken."),
+]
 BaseModel = Annotated[str | None, typer.Option(help="Hub id of the base; default: as run.json has it.")]
 
 
@@ -46,19 +62,25 @@ def _told() -> Iterator[None]:
 
 
 @app.command(
-    epilog="Example: python -m llava.release extract playground/miniature/llava-mini-v1.5 --out runs/projector"
+    epilog=_example(
+        "python -m llava.release extract playground/miniature/llava-mini-v1.5 --out checkpoints/mini-projector"
+    )
 )
 def extract(
     source: Annotated[str, typer.Argument(help="Full checkpoint, projector run or LoRA run.")], out: Out
 ) -> None:
     """Write the projector alone: mm_projector.bin, mm_projector.safetensors, config.json."""
+    from llava.release.extract_projector import extract_projector
+
     with _told():
         typer.echo(f"wrote {extract_projector(source, out)}")
 
 
 @app.command(
-    epilog="Example: python -m llava.release merge checkpoints/mini-zip --base playground/miniature/llava-mini-v1.5 "
-    "--out checkpoints/mini-full"
+    epilog=_example(
+        "python -m llava.release merge checkpoints/mini-zip --base playground/miniature/llava-mini-v1.5 "
+        "--out checkpoints/mini-release"
+    )
 )
 def merge(
     tuned: Annotated[str, typer.Argument(help="Projector run (mm_projector.bin, config.json) or LoRA run.")],
@@ -68,12 +90,15 @@ def merge(
     tower: Annotated[str | None, typer.Option(help="mm_vision_tower to write, e.g. a hub id.")] = None,
 ) -> None:
     """Lay a tuned projector or a LoRA run over its base: one full checkpoint in LLaVA's layout."""
+    from llava.release.merge import merge as merge_tuned
+
     with _told():
         typer.echo(f"wrote {merge_tuned(tuned, base, out, shard_gb, tower)}")
 
 
 @app.command(
-    "to-hf", epilog="Example: python -m llava.release to-hf playground/miniature/llava-mini-v1.5 --out runs/mini-hf"
+    "to-hf",
+    epilog=_example("python -m llava.release to-hf playground/miniature/llava-mini-v1.5 --out checkpoints/mini-hf"),
 )
 def export(
     source: Annotated[str, typer.Argument(help="Full checkpoint in LLaVA's layout.")],
@@ -82,12 +107,15 @@ def export(
     shard_gb: Shard = SHARD_GB,
 ) -> None:
     """Export to transformers' own format (llava, or llava_next for anyres)."""
+    from llava.release.to_hf import to_hf
+
     with _told():
         typer.echo(f"wrote {to_hf(source, out, conv_mode, shard_gb)}")
 
 
 @app.command(
-    "from-hf", epilog="Example: python -m llava.release from-hf llava-hf/llava-1.5-7b-hf --out checkpoints/back"
+    "from-hf",
+    epilog=_example("python -m llava.release from-hf llava-hf/llava-1.5-7b-hf --out checkpoints/llava-1.5-7b"),
 )
 def bring_back(
     source: Annotated[str, typer.Argument(help="llava or llava_next checkpoint of transformers.")],
@@ -95,11 +123,17 @@ def bring_back(
     shard_gb: Shard = SHARD_GB,
 ) -> None:
     """Write a checkpoint of transformers' format in LLaVA's layout."""
+    from llava.release.from_hf import from_hf
+
     with _told():
         typer.echo(f"wrote {from_hf(source, out, shard_gb)}")
 
 
-@app.command(epilog="Example: python -m llava.release card checkpoints/mini-full --repo me/mini --license apache-2.0")
+@app.command(
+    epilog=_example(
+        "python -m llava.release card checkpoints/mini-release --repo me/mini --license apache-2.0 --base-model me/base"
+    )
+)
 def card(
     folder: Folder,
     repo: Annotated[str, typer.Option(help="owner/name on the hub.")],
@@ -109,11 +143,13 @@ def card(
     results: Results = None,
 ) -> None:
     """Write README.md: front matter, use, recipe, results, limits."""
+    from llava.release.model_card import write_card
+
     with _told():
         typer.echo(f"wrote {write_card(folder, repo, licence, base_model, dataset or (), results)}")
 
 
-@app.command(epilog="Example: python -m llava.release manifest checkpoints/mini-full --results results/miniature")
+@app.command(epilog=_example("python -m llava.release manifest checkpoints/mini-release --base-model me/base"))
 def manifest(
     folder: Folder,
     base: Base = None,
@@ -123,19 +159,23 @@ def manifest(
     device: Device = "cpu",
 ) -> None:
     """Write manifest.json: files, origin, metrics, and a few logits of one fixed question."""
+    from llava.release.manifest import write_manifest
+
     with _told():
         typer.echo(f"wrote {write_manifest(folder, base, base_model, results, dtype, device)}")
 
 
-@app.command(epilog="Example: python -m llava.release verify checkpoints/mini-full")
+@app.command(epilog=_example("python -m llava.release verify checkpoints/mini-release"))
 def verify(folder: Folder, base: Base = None, device: Device = "cpu") -> None:
     """Check every hash, load the release back, and compare its logits with the recorded ones."""
+    from llava.release.manifest import verify as verify_release
+
     with _told():
         checked = verify_release(folder, base, device)
         typer.echo(f"{folder}: {len(checked['files'])} files as listed, recorded logits reproduced")
 
 
-@app.command(epilog="Example: python -m llava.release publish checkpoints/mini-full --repo me/mini --upload")
+@app.command(epilog=_example("python -m llava.release publish checkpoints/mini-release --repo me/mini --upload"))
 def publish(
     folder: Folder,
     repo: Annotated[str, typer.Option(help="owner/name on the hub.")],
@@ -145,25 +185,31 @@ def publish(
     device: Device = "cpu",
 ) -> None:
     """Check a release and upload it to the hub. Reads the environment variable HF_TOKEN, and never shows it."""
+    from huggingface_hub import HfApi
+
+    from llava.release.publish import publish as publish_release
+
     with _told():
         hub = _hub(HfApi) if upload else None
-        plan = publishing.publish(folder, repo, hub, private, base, device)
+        plan = publish_release(folder, repo, hub, private, base, device)
         for name in plan.files:
             typer.echo(f"  {name}")
         did = "sent" if upload else "dry run, nothing sent (--upload sends; it needs HF_TOKEN):"
         typer.echo(f"{did} {len(plan.files)} files, {plan.size / 1e6:.1f} MB, to {plan.repo}")
 
 
-def _hub(client: Callable[..., publishing.Hub]) -> publishing.Hub:
+def _hub(client: "Callable[..., Hub]") -> "Hub":
     """The hub's client with the token of the environment.
 
     Raises:
         ValueError: the variable is not set.
     """
-    token = os.environ.get(publishing.TOKEN_VARIABLE)
+    from llava.release.publish import TOKEN_VARIABLE
+
+    token = os.environ.get(TOKEN_VARIABLE)
     if not token:
         raise ValueError(
-            f"--upload needs a token with write access in the environment variable {publishing.TOKEN_VARIABLE} "
+            f"--upload needs a token with write access in the environment variable {TOKEN_VARIABLE} "
             f"(https://huggingface.co/settings/tokens)"
         )
     return client(token=token)

@@ -16,6 +16,7 @@ from llava.model.checkpoint import State
 from llava.model.multimodal_encoder.builder import resolve_vision_tower
 from llava.model.sources import VISION_KEY, locate
 from llava.model.weight_files import read_json, read_weights
+from llava.release import SHARD_GB
 from llava.release.folders import (
     CONFIG,
     GENERATION,
@@ -28,7 +29,8 @@ from llava.release.folders import (
 )
 from llava.release.hf_config import LAYOUT_KEY, TOWER_KEY, family_of_text, from_hf_config
 from llava.release.names import EMBEDDING, FROM_HF, TOWER, is_hf_layout, renamed
-from llava.release.shards import SHARD_GB, write_weights
+from llava.release.origin import write_origin
+from llava.release.shards import write_weights
 from llava.release.to_hf import TOKENIZER_FOLDER
 from llava.release.tower import tower_digest, write_tower
 from llava.release.vocabulary_rows import cut
@@ -101,3 +103,4 @@ def _write(folder: Path, out: Path, state: State, values: Mapping[str, Any], sha
         else:
             copy_files(folder, staging, (*TOKENIZER_FILES, GENERATION))
         copy_files(folder, staging, (RUN,))
+        write_origin(staging, folder)

@@ -1,6 +1,7 @@
 """manifest.json: what a release folder holds, where it comes from, and what it must answer when it is loaded back."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ def write_manifest(
         folder: of the release; its run.json, if there is one, says base model, data and recipe.
         base: folder or hub id of the base, needed to load a projector or LoRA release.
         base_model: name of the model this was trained on; default: as run.json has it.
-        results: folder of evaluation records to take metrics from.
+        results: folder of evaluation records; those of these weights are the metrics.
         dtype, device: of the probe.
 
     Raises:
-        ValueError: the folder does not load, or run.json or a record is broken.
+        ValueError: the folder does not load, or run.json or a record is broken, or no record is of these weights.
     """
     run = read_run(folder)
     arguments = run.get("arguments") or {}
@@ -45,7 +46,7 @@ def write_manifest(
         "recipe": {"stage": run.get("stage"), "trained_parts": run.get("trained_parts"), "arguments": arguments},
         "compressor": run.get("compressor"),
         "training": run.get("stamp"),
-        "metrics": None if results is None else read_results(results),
+        "metrics": None if results is None else asdict(read_results(results, folder)),
         "probe": record_probe(folder, base, dtype, device),
         "stamp": stamp(dtype=dtype),
     }

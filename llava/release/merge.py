@@ -20,6 +20,7 @@ from llava.model.placement import DTYPES
 from llava.model.sources import VISION_KEY, Checkpoint, inspect
 from llava.model.weight_files import read_weights
 from llava.provenance import without_machine_paths
+from llava.release import SHARD_GB
 from llava.release.folders import (
     CONFIG,
     GENERATION,
@@ -29,13 +30,15 @@ from llava.release.folders import (
     new_folder,
     write_json,
 )
-from llava.release.shards import SHARD_GB, write_weights
+from llava.release.origin import write_origin
+from llava.release.shards import write_weights
 
 logger = logging.getLogger(__name__)
 
 
 def merge(tuned: str, base: str, out: Path, shard_gb: float = SHARD_GB, tower: str | None = None) -> Path:
-    """Write `tuned` over `base` as one checkpoint: sharded safetensors, config.json, tokenizer, the run's run.json.
+    """Write `tuned` over `base` as one checkpoint: sharded safetensors, config.json, tokenizer, the run's run.json,
+    and origin.json with the hashes of what it was made from.
 
     Tower weights are inside where the base has them inside (v1.6), and else stay with `mm_vision_tower` (v1.5).
 
@@ -63,6 +66,7 @@ def merge(tuned: str, base: str, out: Path, shard_gb: float = SHARD_GB, tower: s
         write_json(staging / CONFIG, _config(checkpoint, state, dtype, tower))
         copy_files(checkpoint.base, staging, (*TOKENIZER_FILES, GENERATION))
         copy_files(checkpoint.folder, staging, (RUN,))
+        write_origin(staging, checkpoint.folder, checkpoint.base)
     logger.info("%s: %s laid over %s, %d tensors, %s", out, checkpoint.folder, checkpoint.base, len(state), dtype)
     return out
 

@@ -14,9 +14,10 @@ from llava.model.sources import VISION_KEY
 from llava.model.weight_files import atomic_path, find_weights, read_json
 from llava.release.folders import CARD, CONFIG, read_run
 from llava.release.hf_config import COMPRESSOR_KEY, LAYOUT_KEY
+from llava.release.hub_names import require_hub_id
 from llava.release.manifest import recorded_base
 from llava.release.names import is_hf_layout
-from llava.release.results import read_results, render_results
+from llava.release.results import Results, read_results, render_results
 
 LIBRARY = "llava-visionzip"
 _RECIPE = (
@@ -26,10 +27,9 @@ _RECIPE = (
     ("per_device_train_batch_size", "rows per device and step"),
     ("gradient_accumulation_steps", "accumulated steps"),
     ("lr_scheduler_type", "schedule"),
-    ("warmup_ratio", "warm-up share"),
+    ("warmup_steps", "warm-up, share of the steps if below 1"),
     ("weight_decay", "weight decay"),
     ("model_max_length", "longest row in tokens"),
-    ("lora_r", "LoRA rank"),
     ("seed", "seed"),
 )
 
@@ -48,34 +48,45 @@ def write_card(
         repo: owner/name it will have on the hub.
         licence: of the base model, as the hub names it; default: from the README.md of the base recorded in run.json,
             where that is a local folder.
-        base_model: hub id of the base; default: as recorded in run.json.
+        base_model: hub id of the base; default: as recorded in run.json, where that is one.
         datasets: hub ids for the front matter.
         results: folder of evaluation records.
 
     Raises:
-        ValueError: neither given nor recorded: licence or base model; broken records.
+        ValueError: neither given nor recorded: licence or base model; base model or vision tower is a place of this
+            machine; broken records, or none of these weights.
     """
     config, run = read_json(folder / CONFIG), read_run(folder)
     base = base_model or recorded_base(run)
     if not base:
         raise ValueError(f"{folder} has no run.json that names its base: pass --base-model")
-    licence = licence or _licence_of(base)
+    require_hub_id(base, "the base model", "pass --base-model (BASE_MODEL=owner/name with scripts/release/publish.sh)")
+    require_named_tower(folder, config)
+    licence = licence or _licence_of(recorded_base(run) or base)
     if not licence:
         raise ValueError(f"the licence of {base} is not known here: pass --license as the hub names it, e.g. llama2")
     front = _front(folder, config, licence, base, datasets)
-    rows = [] if results is None else read_results(results)
+    measured = None if results is None else read_results(results, folder)
     parts = (
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---",
         f"# {repo.split('/')[-1]}",
         _summary(config, run, base),
         _usage(folder, config, repo, base),
         _recipe(run),
-        _results(rows),
-        _limits(config, rows),
+        _results(measured),
+        _limits(config, measured),
     )
     with atomic_path(folder / CARD) as temporary:
         temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return folder / CARD
+
+
+def require_named_tower(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raises: ValueError where the vision tower the release needs is named by a place of this machine."""
+    tower = (config.get(LAYOUT_KEY) or config).get(VISION_KEY)
+    if tower:
+        where = f"{VISION_KEY} in {folder / CONFIG}"
+        require_hub_id(str(tower), where, "merge again with --tower (TOWER=owner/name with scripts/release/publish.sh)")
 
 
 def _licence_of(base: str) -> str | None:
@@ -128,15 +139,25 @@ def _usage(folder: Path, config: Mapping[str, Any], repo: str, base: str) -> str
         (folder / PROJECTOR_FILE).is_file() and find_weights(folder) is None
     )
     needed = f'"{base}"' if alone else "None"
+    budget = _budget(config)
     code = (
         "from llava.model.builder import load_pretrained_model\n"
-        "from visionzip import visionzip\n\n"
-        f'tokenizer, model, image_processor, context_length = load_pretrained_model("{repo}", {needed}, None)\n'
+        + ("from visionzip import visionzip\n" if budget else "")
+        + f'\ntokenizer, model, image_processor, context_length = load_pretrained_model("{repo}", {needed}, None)\n'
     )
-    other = "# another budget of visual tokens per tile, CLS counted among the dominant ones:\n"
-    code += f"{other}model = visionzip(model, dominant=54, contextual=10)\n"
+    if budget:
+        code += (
+            "# This release's budget per image tile, CLS counted among the dominant; other numbers change it:\n"
+            f"model = visionzip(model, dominant={budget[0]}, contextual={budget[1]})\n"
+        )
     applied = " The compressor in config.json is applied on loading." if config.get(COMPRESSOR_KEY) else ""
     return f"## Use\n\nWith the package LLaVA-VisionZip.{applied}\n\n```python\n{code}```"
+
+
+def _budget(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(dominant, contextual) of a release compressed by VisionZip."""
+    compressor = config.get(COMPRESSOR_KEY) or {}
+    return (compressor["dominant"], compressor["contextual"]) if compressor.get("method") == "visionzip" else None
 
 
 def _recipe(run: Mapping[str, Any]) -> str:
@@ -150,6 +171,10 @@ def _recipe(run: Mapping[str, Any]) -> str:
         rows += [("subset manifest sha256", data["subset"].get("manifest_sha256"))]
     rows += [("steps", (run.get("result") or {}).get("steps"))]
     rows += [(title, training.get(key)) for key, title in _RECIPE]
+    rows += [("LoRA rank", training.get("lora_r") if training.get("lora_enable") else None)]
+    cached, packed = (arguments.get("data") or {}).get("feature_cache"), training.get("pack_sequences")
+    rows += [("features of the images", "computed once, then read from a cache" if cached else None)]
+    rows += [("packing", "several rows in one sequence" if packed else None)]
     stamp = run.get("stamp") or {}
     rows += [("precision", stamp.get("dtype")), ("processes", stamp.get("processes")), ("device", stamp.get("device"))]
     rows += [("commit", stamp.get("commit"))]
@@ -157,24 +182,32 @@ def _recipe(run: Mapping[str, Any]) -> str:
     return "\n".join(["## Training", "", "| | |", "| --- | --- |", *lines, "", "All arguments are in run.json."])
 
 
-def _results(rows: list[dict[str, Any]]) -> str:
-    if not rows:
+def _results(measured: Results | None) -> str:
+    if measured is None:
         return "## Results\n\nNot measured."
+    rows = measured.rows
     counts = {task: values["n"] for row in rows for task, values in row["tasks"].items()}
     asked = ", ".join(f"{task} {count}" for task, count in counts.items())
-    places = sorted({f"`{row['commit']}`" for row in rows if row["commit"]})
-    return (
-        f"## Results\n\n{render_results(rows)}\nAccuracy in percent by the official rules of the benchmarks; questions "
-        f"asked: {asked}. *Visual tokens*: mean per image, counted at the language model's input. Measured at commit "
-        f"{', '.join(places) or 'unknown'}."
+    places = sorted({f"`{commit}`" for row in rows for commit in row["commits"]})
+    text = (
+        f"## Results\n\n{render_results(rows)}\nMeasured on these weights (told by sha256), by the official rules of "
+        f"the benchmarks; questions asked: {asked}. *Visual tokens*: mean per image, counted at the language model's "
+        f"input. Measured at commit {', '.join(places) or 'unknown'}."
     )
+    if any(row["of_base"] for row in rows):
+        text += " *(base)*: the model this was made from, uncompressed, for comparison."
+    if measured.left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in measured.left_out.items())
+        total = sum(measured.left_out.values())
+        text += f" Left out: {total} record{'s' * (total > 1)} of the same folder ({reasons})."
+    return text
 
 
-def _limits(config: Mapping[str, Any], rows: list[dict[str, Any]]) -> str:
+def _limits(config: Mapping[str, Any], measured: Results | None) -> str:
     lines = [
         "Answers can be wrong and name things that are not in the picture; do not rely on them where that does harm.",
         "What the base model's licence forbids is forbidden here, too.",
-        "Nothing but the tasks of the table was measured." if rows else "No benchmark figure is claimed.",
+        "Nothing but the tasks of the table was measured." if measured else "No benchmark figure is claimed.",
     ]
     if config.get(COMPRESSOR_KEY):
         lines.append("Fewer visual tokens carry less of a picture.")

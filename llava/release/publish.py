@@ -10,7 +10,9 @@ import yaml
 from llava.model.weight_files import read_json
 from llava.provenance import without_machine_paths
 from llava.release.folders import CARD, CONFIG, MANIFEST, RUN
+from llava.release.hub_names import require_hub_id
 from llava.release.manifest import verify
+from llava.release.model_card import require_named_tower
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def publish(
     """
     check_card(folder)
     check_texts(folder)
+    check_manifest(folder)
     manifest = verify(folder, base, device)
     files = manifest["files"]
     plan = Plan(repo, (*files, MANIFEST), sum(file["bytes"] for file in files.values()))
@@ -75,7 +78,7 @@ def publish(
 
 
 def check_card(folder: Path) -> None:
-    """Raises: ValueError without a README.md whose front matter names a licence and a base model."""
+    """Raises: ValueError without a README.md whose front matter names a licence and a base model of the hub."""
     path = folder / CARD
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     parts = text.split("---\n", 2)
@@ -85,15 +88,28 @@ def check_card(folder: Path) -> None:
         raise ValueError(
             f"{path} has no {' and no '.join(lost)} in its front matter: write it with python -m llava.release card"
         )
+    assert isinstance(front, dict)
+    for base in _strings(front["base_model"]):
+        require_hub_id(base, f"base_model in {path}", "python -m llava.release card --base-model owner/name")
+
+
+def check_manifest(folder: Path) -> None:
+    """Raises: ValueError where manifest.json names a base model others cannot get."""
+    base = read_json(folder / MANIFEST).get("base_model")
+    if base:
+        remedy = "python -m llava.release manifest --base-model owner/name"
+        require_hub_id(str(base), f"base_model in {folder / MANIFEST}", remedy)
 
 
 def check_texts(folder: Path) -> None:
-    """Raises: ValueError where a text of the release names a place of the machine it was made on."""
+    """Raises: ValueError where a text of the release, or its tower's name, is a place of the machine it was made on."""
     for name in _TEXTS:
         path = folder / name
         if not path.is_file():
             continue
         content: Any = read_json(path) if path.suffix == ".json" else path.read_text(encoding="utf-8").splitlines()
+        if name == CONFIG:
+            require_named_tower(folder, content)
         for text in _strings(content):
             if without_machine_paths(text) != text:
                 raise ValueError(

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llava.release import SHARD_GB
 from llava.release.folders import write_json
+from llava.utils import give_usual_mode
 
-SHARD_GB = 4.0
 INDEX = "model.safetensors.index.json"
 
 
@@ -60,3 +61,4 @@ def save_safetensors(part: Mapping[str, Tensor], path: Path) -> None:
     # Copies: safetensors refuses tensors that share memory, as tied or memory-mapped ones may.
     owned = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in part.items()}
     save_file(owned, path, metadata={"format": "pt"})
+    give_usual_mode(path)

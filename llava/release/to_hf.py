@@ -15,6 +15,7 @@ from llava.model.builder import MODELS
 from llava.model.language_model.generation_defaults import drop_idle_sampling
 from llava.model.sources import family_of, inspect
 from llava.model.weight_files import read_json, read_weights
+from llava.release import SHARD_GB
 from llava.release.chat_template import chat_template
 from llava.release.folders import (
     CONFIG,
@@ -29,7 +30,8 @@ from llava.release.hf_config import TOWER_KEY, is_next, to_hf_config
 from llava.release.hf_processor import write_processor
 from llava.release.hf_tokenizer import export_tokenizer
 from llava.release.names import EMBEDDING, TO_HF, TOWER, renamed
-from llava.release.shards import SHARD_GB, write_weights
+from llava.release.origin import write_origin
+from llava.release.shards import write_weights
 from llava.release.tower import tower_config, tower_digest, tower_folder, tower_state
 from llava.release.vocabulary_rows import grown, grown_rows
 
@@ -76,6 +78,7 @@ def to_hf(source: str, out: Path, conv_mode: str | None = None, shard_gb: float 
         _write_generation(folder, staging, config)
         copy_files(folder, staging / TOKENIZER_FOLDER, (*TOKENIZER_FILES, GENERATION))
         copy_files(folder, staging, (RUN,))
+        write_origin(staging, folder)
     logger.info("%s: %s, %d rows for %d tokens", out, config["architectures"][0], rows, len(tokenizer))
     return out
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import set_seed
@@ -75,10 +76,14 @@ def fill_cache(
     """Compute what the cache lacks of a dataset's images, and open it. Called on every process.
 
     Raises:
-        ValueError: a cache of something else, more broken images than --max_bad_rows, or too little room on the disk.
+        ValueError: a cache of something else, no image, more broken ones than --max_bad_rows, or too little room on
+            the disk.
     """
     state = PartialState()
-    tower = model.get_vision_tower().to(device)
+    tower = model.get_vision_tower()
+    if tower is None or not any(dataset.has_image):
+        raise ValueError("--feature_cache is for rows with images, and this run has none; leave the flag out")
+    tower = tower.to(device)
     key = cache_key(tower, model.config)
     cache = FeatureCache(folder, key)
     missing = cache.missing(dataset.image_files())
@@ -91,8 +96,15 @@ def fill_cache(
         for batch in tqdm(_batches(mine, tower, model.config, workers), "features", disable=not state.is_main_process):
             _note_broken(batch, broken, dataset.masked.allowed)
             _encode([item for item in batch if not isinstance(item[1], ValueError)], tower, writer)
-    state.wait_for_everyone()
+    unread = sorted({str(file) for file in gather_object(broken)})
+    if len(unread) > dataset.masked.allowed:
+        raise ValueError(
+            f"{len(unread)} images cannot be read over all processes, max_bad_rows allows {dataset.masked.allowed}: "
+            f"{', '.join(unread[:3])}, ..."
+        )
     cache = FeatureCache(folder, key)
+    if not len(cache):
+        raise ValueError(f"--feature_cache {folder}: no image of the data can be read, the first is {unread[0]}")
     lost = [file for file in mine if file not in cache and file not in broken]
     if lost:
         raise ValueError(

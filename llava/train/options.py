@@ -69,10 +69,11 @@ def parse_args(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, Trai
         ValueError: an unknown flag or YAML key (with the nearest known one), a bad value, an unreadable file.
     """
     typed = _split(argv)
-    flags: Flags = []
+    recipe: Flags = []
     for file in (file for name, files in typed if name == "config" for file in files):
-        flags += _read_yaml(file)
-    flags = _translate([*flags, *((name, values) for name, values in typed if name != "config")])
+        recipe += _read_yaml(file)
+    flags = _translate(recipe, level=logging.DEBUG)  # nobody typed those just now
+    flags += _translate([(name, values) for name, values in typed if name != "config"], level=logging.INFO)
     for name, _ in flags:
         if name not in OPTIONS | NEGATED:
             raise ValueError(f"unknown flag --{name}{_nearest(name)}")
@@ -140,17 +141,17 @@ def _nearest(name: str) -> str:
     return f"; did you mean {close[0]!r}?" if close else "; see python -m llava.train.train --help"
 
 
-def _translate(flags: Flags) -> Flags:
-    """Words of older transformers versions in today's."""
+def _translate(flags: Flags, level: int) -> Flags:
+    """Words of older transformers versions in today's, with a line in the log at `level` for each."""
     result: Flags = []
     for name, values in flags:
         if name in DROPPED:
             logger.warning("--%s is ignored: %s", name, DROPPED[name])
         elif name in RENAMED:
-            logger.info("--%s is called --%s by transformers 5", name, RENAMED[name])
+            logger.log(level, "--%s is called --%s by transformers 5", name, RENAMED[name])
             result.append((RENAMED[name], values))
         elif name == GROUP_BY_LENGTH:
-            logger.info("--%s is called --train_sampling_strategy by transformers 5", name)
+            logger.log(level, "--%s is called --train_sampling_strategy by transformers 5", name)
             result.append(("train_sampling_strategy", [GROUP_BY_LENGTH if _is_true(values) else "random"]))
         else:
             result.append((name, values))

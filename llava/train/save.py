@@ -23,7 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, save_projector
 from llava.provenance import stamp, without_machine_paths
 from llava.train.stages import LORA_MARK, Stage
-from llava.utils import write_json
+from llava.utils import give_usual_mode, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ def save_run(trainer: Trainer, stage: Stage, tokenizer: Any, record: Mapping[str
         tokenizer.save_pretrained(staging)
     trainer.state.save_to_json(str(staging / STATE_FILE))
     for file in sorted(staging.iterdir()):
+        give_usual_mode(file)
         os.replace(file, output / file.name)
     staging.rmdir()
     write_json(output / RUN_FILE, {"stamp": stamp(**_precision(trainer)), **without_machine_paths(dict(record))})

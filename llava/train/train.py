@@ -78,12 +78,15 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
     if start and is_finished(Path(start), training_args):
         logger.info("%s is finished: no step is left to train, its files stay as they are", training_args.output_dir)
         return trainer
+    if start:
+        dataset.masked.restore(Path(start))
     stop = StopOnSignal()
     trainer.add_callback(stop)
     by_row = row_attention(model.config, training_args.model_max_length)
     with by_row if training_args.pack_sequences else nullcontext(), stop.listening():
         result = trainer.train(resume_from_checkpoint=start)
     stop.leave_if_asked(trainer.state)
+    trainer.share_masked_rows()
     model.config.use_cache = cached
     record = {
         "stage": stage.name,

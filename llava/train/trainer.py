@@ -24,7 +24,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from llava.data.sampler import ModalityLengthSampler
 from llava.model.checkpoint import NON_LORA_FILE, PROJECTOR_FILE, load_projector, read_file
-from llava.train.interrupt import any_process, outlive_signal
+from llava.train.interrupt import any_of_processes, any_process, outlive_signal
 from llava.train.meter import Meter
 from llava.train.muon import MuonAdamW
 from llava.train.save import STAGING, STATE_FILE, write_trained
@@ -122,6 +122,13 @@ class LLaVATrainer(Trainer):
 
     # -- one step
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Nothing where the checkpoint resumed from is of the last step: transformers would train one step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -165,10 +172,16 @@ class LLaVATrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            self.share_masked_rows()
             logs |= self._meter.read(
                 self.args.world_size, self.state.global_step, self.state.max_steps, self.args.device
             )
         super().log(logs, start_time)
+
+    def share_masked_rows(self) -> None:
+        """Processes tell one another which rows have no labels: the cap is the run's. Every process must call it."""
+        masked = self.train_dataset.masked
+        masked.include(any_of_processes(masked.flags, self.args.device))
 
     # -- checkpoints
 
@@ -182,9 +195,12 @@ class LLaVATrainer(Trainer):
             shutil.rmtree(output / STAGING, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self._require_finite()
+        self.share_masked_rows()
         self._write_to = str(output / STAGING)
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                self.train_dataset.masked.save(output / STAGING / name)
         except (OSError, RuntimeError, SafetensorError) as error:
             if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
                 raise  # no matter of the disk: a collective that failed, memory that ran out

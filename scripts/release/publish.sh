@@ -2,7 +2,8 @@
 # Release a tuned projector or LoRA run: merge it into its base, write card and manifest, check both, and publish.
 #
 #   bash scripts/release/publish.sh TUNED BASE OUT REPO [flags of publish...]
-#   LICENSE=apache-2.0 bash scripts/release/publish.sh checkpoints/mini-zip playground/miniature/llava-mini-v1.5 checkpoints/mini-full me/mini
+#   LICENSE=apache-2.0 BASE_MODEL=me/llava-mini-v1.5 TOWER=me/clip-mini-patch14-168 \
+#     bash scripts/release/publish.sh checkpoints/mini-zip playground/miniature/llava-mini-v1.5 checkpoints/mini-release me/mini
 #   LICENSE=llama2 RESULTS=results/7b bash scripts/release/publish.sh checkpoints/zip-tune-7b liuhaotian/llava-v1.5-7b checkpoints/zip-7b me/zip-7b --upload
 #
 # Without --upload nothing is sent (a dry run). OUT must be a new folder.
@@ -10,9 +11,10 @@
 # Read from the environment:
 #   HF_TOKEN     token with write access to REPO; needed with --upload, and never shown
 #   LICENSE      licence of the base as the hub names it (default: from the README.md of a local base)
-#   BASE_MODEL   hub id of the base for card and manifest (default: as the run recorded it)
-#   RESULTS      folder of evaluation records for the results table (default: none)
-#   TOWER        mm_vision_tower to write into config.json, e.g. openai/clip-vit-large-patch14-336 (default: as in the run)
+#   BASE_MODEL   hub id of the base for card and manifest (default: as the run recorded it; needed where that is a folder)
+#   RESULTS      folder of evaluation records; those of these weights make the results table (default: none)
+#   TOWER        mm_vision_tower to write into config.json, e.g. openai/clip-vit-large-patch14-336 (default: as in the run;
+#                needed where that is a folder). A tower that is not on the hub yet must lie beside OUT under its name.
 #   SHARD_GB     size of a weight file in 10^9 bytes (default: 4)
 #   DTYPE, DEVICE  precision and place of the recorded logits (default: float32, cpu)
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"

@@ -56,12 +56,14 @@ fi
 if ((gpus == 0 && processes == 1)) && [[ -z "${DEEPSPEED_FLAGS:-}" ]]; then
   exec "$PYTHON" -m llava.train.train --config "$config" "$@"
 fi
-# A signal is passed to the training processes alone, which save and leave with 75: the launcher would leave them behind.
+# A signal is passed to the training processes alone, which save and leave with 75. The launcher has a process group of its
+# own (set -m): a Ctrl-C would make it give them 30 s, and leave with another code.
+set -m
 # shellcheck disable=SC2086  # DEEPSPEED_FLAGS holds several words
 "$PYTHON" "${launcher[@]}" --master_port "${MASTER_PORT:-29500}" ${DEEPSPEED_FLAGS:-} \
   --module llava.train.train --config "$config" "$@" &
 runner=$!
-trap 'pkill -TERM -P "$(pgrep -d, -P "$runner")" || kill "$runner"' TERM INT
+trap 'pkill -TERM -P "$(pgrep -d, -P "$runner")" || kill -- "-$runner"' TERM INT HUP
 code=0
 wait "$runner" || code=$?
 while kill -0 "$runner" 2>/dev/null; do # a signal ends `wait` early

@@ -9,9 +9,15 @@
 # Submit from the root of the repository, which all nodes see at the same path with its environment (.venv). A job that was
 # stopped goes on from its last checkpoint when it is submitted again.
 #
+# SIGTERM makes a run save and leave. SLURM sends it 10 minutes before the job's time is up (sbatch --signal=TERM@SECONDS
+# says otherwise); when it takes a job back earlier, the cluster's KillWait or GraceTime counts.
+#
 # Read from the environment:
 #   NUM_PROCESSES     processes per node (default: its GPUs)
 #   MASTER_PORT       port of the first node the others meet on (default: 29500)
+#   TORCH_ELASTIC_SHUTDOWN_TIMEOUT  seconds torchrun waits for the training to save after SIGTERM (default here: 600)
+
+#SBATCH --signal=TERM@600
 source "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/../..}/scripts/lib.sh"  # SLURM runs a copy of this file
 
 case "${1:-}" in "" | -h | --help) usage && exit 0 ;; esac
@@ -21,7 +27,8 @@ shift
 [[ -n "${SLURM_JOB_NODELIST:-}" ]] || fail "no SLURM job around this script" "submit it: sbatch --nodes 2 ... scripts/train/slurm.sh"
 if [[ -x "$PYTHON" ]]; then export PATH="$VENV/bin:$PATH"; else PYTHON="$(command -v python3)"; fi
 
-first="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}" # torchrun alone: 30
+read -r first < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 exec srun --ntasks-per-node 1 "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_JOB_NUM_NODES" \
   --nproc_per_node "${NUM_PROCESSES:-gpu}" --rdzv_id "$SLURM_JOB_ID" --rdzv_backend c10d \
   --rdzv_endpoint "$first:${MASTER_PORT:-29500}" -m llava.train.train --config "$config" "$@"

@@ -14,8 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".yml", ".json"))
 TRAIN = [path for path in FILES if path.parent.name == "train"]
 OVERLAYS = [path for path in FILES if path.parent.name == "overlays"]
-EVAL = [path for path in FILES if path.parent.name == "eval"]
+LMMS = [path for path in FILES if path.parent.name == "eval" and path.name.startswith("lmms_")]
+EVAL = [path for path in FILES if path.parent.name == "eval" and path not in LMMS]
 DEEPSPEED = [path for path in FILES if path.parent.name == "deepspeed"]
+PAPER = [path for path in FILES if path.parent.name == "paper"]
 
 
 def name_of(path: Path) -> str:
@@ -43,7 +45,7 @@ def parse(path: Path) -> Any:
 
 
 def test_there_are_configs() -> None:
-    assert TRAIN and OVERLAYS and EVAL and DEEPSPEED
+    assert TRAIN and OVERLAYS and EVAL and LMMS and DEEPSPEED and PAPER
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -111,6 +113,24 @@ def test_eval_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(ROOT)
     assert list(read_config(path).cells())
+
+
+@pytest.mark.parametrize("path", LMMS, ids=name_of)
+def test_lmms_configs(path: Path, tmp_path: Path) -> None:
+    """Made for the installed lmms-eval, whose tasks say what is pinned."""
+    from llava.eval.lmms_config import check_version, read_config, write_tasks
+
+    assert check_version(read_config(path)) is None
+    write_tasks(read_config(path), tmp_path)
+    assert all(task.differs for task in read_config(path).tasks)
+
+
+@pytest.mark.parametrize("path", PAPER, ids=name_of)
+def test_published_tables(path: Path) -> None:
+    """Their own reader takes the file."""
+    from llava.eval.published import read_published
+
+    assert read_published(path).rows
 
 
 @pytest.mark.parametrize("path", DEEPSPEED, ids=name_of)

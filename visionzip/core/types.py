@@ -88,6 +88,15 @@ class VisionTokens:
 
 
 @runtime_checkable
+class Resizer(Protocol):
+    """A compressor that wants smaller tiles: the tower resizes its pixels before it encodes them."""
+
+    def resize(self, pixels: Tensor, patch_size: int) -> Tensor:
+        """[T, 3, S, S] -> [T, 3, h, w], whole patches."""
+        ...
+
+
+@runtime_checkable
 class Compressor(Protocol):
     """A vision-side, text-agnostic method: evidence of one tower pass in, fewer tokens out.
 

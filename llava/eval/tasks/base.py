@@ -1,13 +1,15 @@
-"""What every scorer shares: the joined item, the result, and the contract of a scoring function.
+"""What every benchmark shares: its files, the joined item, the result, and the contract of a scoring function.
 
 A scorer is a pure function of three files' contents. Rows are joined by question id; a question without an answer,
 an answer without a question and a question without a reference are errors, never a silent zero.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from llava.eval.question_set import QuestionSet
 from llava.eval.records import Answer, Question, check_ids, key_answers
 
 Reference = Mapping[str, Any]
@@ -42,24 +44,53 @@ class Item:
 
 
 @dataclass(frozen=True)
-class TaskScore:
-    """Result of one task.
+class Ratio:
+    """weight * sum of numerators / sum of denominators over some items.
 
-    accuracy: percent, the headline of the miniature's table. n: number of questions. extra: the task's other figures
-    (F1, acc+, per category, ...), `rule` = which parsing rule made them. items: question id -> score in 0..1, in the
-    order of the questions.
+    Every figure the benchmarks print is a sum of such ratios (a mean, F1 = 2TP / (2TP + FP + FN), MME's acc and acc+
+    by category), which is what lets the bootstrap draw items again without knowing the benchmark.
+    """
+
+    weight: float
+    keys: tuple[str, ...]
+    numerators: tuple[float, ...]
+    denominators: tuple[float, ...]
+
+    @property
+    def value(self) -> float:
+        """The ratio over all its items; 0 where nothing is counted (F1 without a positive)."""
+        below = sum(self.denominators)
+        return self.weight * sum(self.numerators) / below if below else 0.0
+
+
+def mean_ratio(keys: Sequence[str], scores: Sequence[float], weight: float = 100.0) -> Ratio:
+    """weight times the mean of the scores."""
+    return Ratio(weight, tuple(keys), tuple(map(float, scores)), (1.0,) * len(keys))
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """Result of one benchmark.
+
+    headline: the figure tables print, the sum of `ratios` (percent; MME: points). accuracy: mean item score in percent.
+    n: number of questions. extra: further figures (F1, acc+, per category, ...), `rule` = which parsing rule made them.
+    items: question id -> score in 0..1, in the order of the questions.
     """
 
     name: str
     accuracy: float
     n: int
-    extra: dict[str, Any] = field(default_factory=dict)
-    items: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any]
+    items: dict[str, float]
+    ratios: tuple[Ratio, ...]
+
+    @property
+    def headline(self) -> float:
+        return sum(ratio.value for ratio in self.ratios)
 
 
 class Scorer(Protocol):
-    """`score` of a task module. `rule` is "official" (the numbers others publish) or one of the task's corrected
-    variants."""
+    """`rule` is "official" (the numbers others publish) or one of the benchmark's corrected variants."""
 
     def __call__(
         self,
@@ -69,6 +100,47 @@ class Scorer(Protocol):
         *,
         rule: str = OFFICIAL,
     ) -> TaskScore: ...
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark in the public layout. Paths are below the eval root (playground/data/eval).
+
+    title: column head. metric: what the headline is, in words. questions: the question file. images: the picture
+    folder, None where pictures lie in the question file. annotations: what scoring needs beside the question file.
+    obtain: where missing files come from. read: root -> questions and pictures.
+    references: root -> what is right, by question key; None (or a function that returns None) where only a judge or a
+    server knows. score: None where a judge scores. server: who scores where the references are not public.
+    submit: writes the file a server or the official scorer takes: (root, questions, answers, target) -> path written.
+    upload: where that file lies below the root, {name} standing for the run's name.
+    """
+
+    name: str
+    title: str
+    metric: str
+    questions: str
+    images: str | None
+    annotations: tuple[str, ...]
+    obtain: str
+    read: Callable[[Path], QuestionSet]
+    references: Callable[[Path], Mapping[str, Reference] | None] | None = None
+    score: Scorer | None = None
+    submit: Callable[[Path, QuestionSet, Sequence[Answer], Path], Path] | None = None
+    upload: str | None = None
+    server: str | None = None
+    max_new_tokens: int = 128
+
+    def require_files(self, root: Path) -> None:
+        """All files are there; annotations may be missing where a server has them.
+
+        Raises:
+            ValueError: naming what is missing and where to get it.
+        """
+        needed = [self.questions, *([self.images] if self.images else [])]
+        needed += [] if self.server else self.annotations
+        missing = [str(root / name) for name in needed if not (root / name).exists()]
+        if missing:
+            raise ValueError(f"{self.name}: {', '.join(missing)} not found; {self.obtain}")
 
 
 def join(questions: Sequence[Question], references: Mapping[str, Reference], answers: Sequence[Answer]) -> list[Item]:
@@ -89,20 +161,30 @@ def join(questions: Sequence[Question], references: Mapping[str, Reference], ans
     return [Item(question, references[question.key], texts[question.key]) for question in questions]
 
 
-def summarise(name: str, items: Sequence[Item], scores: Sequence[float], rule: str, **extra: Any) -> TaskScore:
-    """Mean score in percent, with the same per category where the questions name one."""
-    by_category: dict[str, list[float]] = {}
-    for item, score in zip(items, scores, strict=True):
-        if item.question.category is not None:
-            by_category.setdefault(item.question.category, []).append(score)
-    if by_category:
-        extra["per_category"] = {name: percent(values) for name, values in sorted(by_category.items())}
+def summarise(
+    name: str,
+    items: Sequence[Item],
+    scores: Sequence[float],
+    rule: str,
+    ratios: Sequence[Ratio] | None = None,
+    **extra: Any,
+) -> TaskScore:
+    """Mean score in percent, with the same per category where the questions name one.
+
+    Args:
+        ratios: what the headline is the sum of; default: the mean score.
+    """
+    per_category = percent_by([item.question.category for item in items], scores)
+    if per_category:
+        extra["per_category"] = per_category
+    keys = [item.key for item in items]
     return TaskScore(
         name=name,
         accuracy=percent(scores),
         n=len(items),
         extra={"rule": rule, **extra},
-        items={item.key: float(score) for item, score in zip(items, scores, strict=True)},
+        items={key: float(score) for key, score in zip(keys, scores, strict=True)},
+        ratios=(mean_ratio(keys, scores),) if ratios is None else tuple(ratios),
     )
 
 
@@ -115,6 +197,15 @@ def percent(values: Sequence[float] | Sequence[bool]) -> float:
     if not values:
         raise ValueError("expected at least one question to score, got none")
     return 100.0 * sum(values) / len(values)
+
+
+def percent_by(groups: Sequence[str | None], scores: Sequence[float] | Sequence[bool]) -> dict[str, float]:
+    """`percent` of each group, by name; items without a group count nowhere."""
+    grouped: dict[str, list[float]] = {}
+    for group, score in zip(groups, scores, strict=True):
+        if group is not None:
+            grouped.setdefault(group, []).append(float(score))
+    return {name: percent(values) for name, values in sorted(grouped.items())}
 
 
 def check_rule(rule: str, known: Sequence[str], task: str) -> None:

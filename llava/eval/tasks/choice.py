@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from llava.eval.records import Answer, Question
-from llava.eval.tasks.base import OFFICIAL, Reference, TaskScore, check_rule, join, percent, summarise
+from llava.eval.tasks.base import Item, Reference, check_rule, join, percent
 
 FIXED = "fixed"
 LETTERS = "ABCDE"
@@ -49,36 +50,46 @@ def letter_science_fixed(text: str) -> str | None:
     return hits.pop() if len(hits) == 1 else None
 
 
-def choice_scorer(name: str, readers: Mapping[str, Callable[[str], str | None]]) -> Callable[..., TaskScore]:
-    """A scoring function that compares the letter each reader finds with the reference letter; no letter is wrong.
+@dataclass(frozen=True)
+class Choices:
+    """Letters read by a benchmark's rule. extra: share of answers without a letter (`unreadable`), and each other
+    rule's accuracy (`<rule>_accuracy`)."""
 
-    A letter beyond the choices is wrong by itself. The share of answers without a letter is `extra["unreadable"]`;
-    with more than one reader, `extra["<rule>_accuracy"]` holds the others' figures.
+    items: list[Item]
+    scores: list[float]
+    extra: dict[str, float]
+
+
+def score_letters(
+    name: str,
+    readers: Mapping[str, Callable[[str], str | None]],
+    questions: Sequence[Question],
+    references: Mapping[str, Reference],
+    answers: Sequence[Answer],
+    rule: str,
+) -> Choices:
+    """Compare the letter the rule's reader finds with the reference letter; no letter is wrong, and so is one beyond
+    the choices.
+
+    Raises:
+        ValueError: an unknown rule, ids that do not match, or a reference that is no letter.
     """
-
-    def score(
-        questions: Sequence[Question],
-        references: Mapping[str, Reference],
-        answers: Sequence[Answer],
-        *,
-        rule: str = OFFICIAL,
-    ) -> TaskScore:
-        check_rule(rule, tuple(readers), name)
-        items = join(questions, references, answers)
-        for item in items:
-            if letter_exact(item.gold()) is None:
-                raise ValueError(
-                    f"{name}: question_id {item.key}: expected the reference answer to be a letter "
-                    f"{LETTERS[0]}-{LETTERS[-1]}, got {item.gold()!r}"
-                )
-        letters = [readers[rule](item.text) for item in items]
-        scores = [float(letter == item.gold()) for item, letter in zip(items, letters, strict=True)]
-        others = {
-            f"{other}_accuracy": percent([reader(item.text) == item.gold() for item in items])
-            for other, reader in readers.items()
-            if other != rule
-        }
-        unreadable = percent([letter is None for letter in letters])
-        return summarise(name, items, scores, rule, unreadable=unreadable, **others)
-
-    return score
+    check_rule(rule, tuple(readers), name)
+    items = join(questions, references, answers)
+    for item in items:
+        if letter_exact(item.gold()) is None:
+            raise ValueError(
+                f"{name}: question_id {item.key}: expected the reference answer to be a letter "
+                f"{LETTERS[0]}-{LETTERS[-1]}, got {item.gold()!r}"
+            )
+    letters = [readers[rule](item.text) for item in items]
+    others = {
+        f"{other}_accuracy": percent([reader(item.text) == item.gold() for item in items])
+        for other, reader in readers.items()
+        if other != rule
+    }
+    return Choices(
+        items,
+        [float(letter == item.gold()) for item, letter in zip(items, letters, strict=True)],
+        {"unreadable": percent([letter is None for letter in letters]), **others},
+    )

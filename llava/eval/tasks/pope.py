@@ -2,9 +2,42 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from llava.eval.records import Answer, Question
-from llava.eval.tasks.base import OFFICIAL, Item, Reference, TaskScore, check_rule, join, percent, summarise
+from llava.eval.question_set import QuestionSet
+from llava.eval.records import Answer, Question, read_jsonl
+from llava.eval.tasks.base import (
+    OFFICIAL,
+    Benchmark,
+    Item,
+    Ratio,
+    Reference,
+    TaskScore,
+    check_rule,
+    join,
+    percent,
+    summarise,
+)
+from llava.eval.tasks.files import (
+    EVAL_ZIP,
+    field,
+    first_line,
+    index_labels,
+    look_up,
+    questions_below,
+    read_set,
+    require,
+)
+
+CATEGORIES = ("random", "popular", "adversarial")
+QUESTIONS = "pope/llava_pope_test.jsonl"
+IMAGES = "pope/val2014"
+ANNOTATIONS = "pope/coco"
+OBTAIN = (
+    f"the question file is in {EVAL_ZIP}; coco is output/coco of https://github.com/AoiDragon/POPE at commit e3e39262, "
+    "the pictures are http://images.cocodataset.org/zips/val2014.zip, both go to pope"
+)
 
 STRICT = "strict"
 _NO_WORDS = frozenset({"No", "no", "not"})
@@ -36,10 +69,10 @@ def score(
     *,
     rule: str = OFFICIAL,
 ) -> TaskScore:
-    """Accuracy; `extra` holds F1, precision, recall and yes ratio pooled, `f1_mean` = mean F1 over categories (the
-    number papers report over random, popular and adversarial), and `strict_accuracy`.
+    """Headline: mean F1 over the categories asked (random, popular, adversarial: the figure papers report).
 
-    Joined by id: the official script pairs answers and labels by position.
+    `extra`: `categories` = F1, precision, recall, yes ratio, accuracy and counts of each, the first four also pooled,
+    and `strict_accuracy`. Joined by id: the official script pairs answers and labels by position.
 
     Raises:
         ValueError: ids that do not match, or a reference that is neither yes nor no.
@@ -47,21 +80,60 @@ def score(
     check_rule(rule, tuple(_PARSERS), "pope")
     items = join(questions, references, answers)
     said = [_PARSERS[rule](item.text) for item in items]
-    scores = [float(word == _label(item)) for item, word in zip(items, said, strict=True)]
-    strict = percent([parse_strict(item.text) == _label(item) for item in items])
+    labels = [_label(item) for item in items]
+    scores = [float(word == label) for label, word in zip(labels, said, strict=True)]
     groups: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(item.question.category or "all", []).append(index)
-    f1s = [_figures([items[i] for i in rows], [said[i] for i in rows])["f1"] for rows in groups.values()]
+    for place, item in enumerate(items):
+        groups.setdefault(item.question.category or "all", []).append(place)
+    ratios, categories = [], {}
+    for name, rows in groups.items():
+        pairs = [(said[row] == "yes", labels[row] == "yes") for row in rows]
+        categories[name] = {**_figures(pairs), "accuracy": percent([scores[row] for row in rows]), **_counts(pairs)}
+        ratios.append(_f1_ratio([items[row].key for row in rows], pairs, 100.0 / len(groups)))
     return summarise(
         "pope",
         items,
         scores,
         rule,
-        **_figures(items, said),
-        f1_mean=sum(f1s) / len(f1s),
-        strict_accuracy=strict,
+        ratios,
+        categories=categories,
+        **_figures([(word == "yes", label == "yes") for word, label in zip(said, labels, strict=True)]),
+        strict_accuracy=percent([parse_strict(item.text) == label for item, label in zip(items, labels, strict=True)]),
     )
+
+
+def read(root: Path) -> QuestionSet:
+    """The question file and its pictures."""
+    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
+
+
+def references(root: Path) -> dict[str, Reference]:
+    """Labels by question key."""
+    return references_of(root / ANNOTATIONS, questions_below(root, QUESTIONS, OBTAIN))
+
+
+def references_of(folder: Path, questions: Sequence[Question]) -> dict[str, Reference]:
+    """Labels of coco_pope_<category>.json for the categories asked, joined by category, picture and question: the ids
+    of these files begin at 1 in each, and their order is not that of the question file.
+
+    Raises:
+        ValueError: a question without category, a missing or malformed file, or a question that is in none of them.
+    """
+    without = [question.question_id for question in questions if question.category is None]
+    if without:
+        raise ValueError(f"pope: question_id {without[0]!r} names no category (random, popular, adversarial)")
+    found: dict[str, Reference] = {}
+    for category in dict.fromkeys(question.category for question in questions):
+        file = require(folder / f"coco_pope_{category}.json", OBTAIN)
+        labels = index_labels((_read_label(file, row) for row in read_jsonl(file)), file)
+        mine = [question for question in questions if question.category == category]
+        found |= look_up(mine, labels, lambda question: (question.image or "", first_line(question.text)), file)
+    return found
+
+
+def _read_label(file: Path, row: Any) -> tuple[tuple[str, str], Reference]:
+    key = (field(file, row, "image", str), field(file, row, "text", str).strip())
+    return key, {"answer": field(file, row, "label", str)}
 
 
 def _label(item: Item) -> str:
@@ -71,19 +143,50 @@ def _label(item: Item) -> str:
     return label
 
 
-def _figures(items: Sequence[Item], said: Sequence[str | None]) -> dict[str, float]:
-    """F1, precision, recall, yes ratio in percent; 0 where a denominator is 0 (the official script divides by
-    zero)."""
-    pairs = [(word == "yes", _label(item) == "yes") for item, word in zip(items, said, strict=True)]
-    hits = sum(guess and truth for guess, truth in pairs)
-    guessed, true = sum(guess for guess, _ in pairs), sum(truth for _, truth in pairs)
+def _figures(pairs: Sequence[tuple[bool, bool]]) -> dict[str, float]:
+    """F1, precision, recall, yes ratio in percent of (said yes, is yes); 0 where a denominator is 0 (the official
+    script divides by zero)."""
+    counts = _counts(pairs)
+    hits, guessed, true = counts["TP"], counts["TP"] + counts["FP"], counts["TP"] + counts["FN"]
     return {
-        "f1": _ratio(2 * hits, guessed + true),
-        "precision": _ratio(hits, guessed),
-        "recall": _ratio(hits, true),
-        "yes_ratio": _ratio(guessed, len(pairs)),
+        "f1": _percentage(2 * hits, guessed + true),
+        "precision": _percentage(hits, guessed),
+        "recall": _percentage(hits, true),
+        "yes_ratio": _percentage(guessed, len(pairs)),
     }
 
 
-def _ratio(part: int, whole: int) -> float:
+def _counts(pairs: Sequence[tuple[bool, bool]]) -> dict[str, int]:
+    """The confusion matrix; what reads as neither yes nor no (strict rule) counts as no."""
+    return {
+        "TP": sum(said and true for said, true in pairs),
+        "FP": sum(said and not true for said, true in pairs),
+        "TN": sum(not said and not true for said, true in pairs),
+        "FN": sum(not said and true for said, true in pairs),
+    }
+
+
+def _f1_ratio(keys: Sequence[str], pairs: Sequence[tuple[bool, bool]], weight: float) -> Ratio:
+    """F1 = 2 TP / (2 TP + FP + FN): an item adds 2 to the numerator if it is a hit, and to the denominator 1 for having
+    been called yes and 1 for being yes."""
+    above = tuple(2.0 * (said and true) for said, true in pairs)
+    below = tuple(float(said) + float(true) for said, true in pairs)
+    return Ratio(weight, tuple(keys), above, below)
+
+
+def _percentage(part: int, whole: int) -> float:
     return 100.0 * part / whole if whole else 0.0
+
+
+BENCHMARK = Benchmark(
+    name="pope",
+    title="POPE",
+    metric="mean F1 over random, popular and adversarial",
+    questions=QUESTIONS,
+    images=IMAGES,
+    annotations=tuple(f"{ANNOTATIONS}/coco_pope_{name}.json" for name in CATEGORIES),
+    obtain=OBTAIN,
+    read=read,
+    references=references,
+    score=score,
+)

@@ -1,5 +1,76 @@
-"""TextVQA (see vqa.py)."""
+"""TextVQA with OCR tokens in the prompt (metric: vqa.py)."""
 
-from llava.eval.tasks.vqa import vqa_scorer
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llava.eval.question_set import QuestionSet
+from llava.eval.records import Question
+from llava.eval.tasks.base import Benchmark, Reference
+from llava.eval.tasks.files import (
+    EVAL_ZIP,
+    field,
+    first_line,
+    index_labels,
+    look_up,
+    questions_below,
+    read_json,
+    read_set,
+)
+from llava.eval.tasks.vqa import human_answers, vqa_scorer
+
+QUESTIONS = "textvqa/llava_textvqa_val_v051_ocr.jsonl"
+IMAGES = "textvqa/train_images"
+ANNOTATIONS = "textvqa/TextVQA_0.5.1_val.json"
+OBTAIN = (
+    f"the question file is in {EVAL_ZIP}; get https://dl.fbaipublicfiles.com/textvqa/data/TextVQA_0.5.1_val.json and "
+    "https://dl.fbaipublicfiles.com/textvqa/images/train_val_images.zip and unpack them in textvqa"
+)
+_OCR = "Reference OCR token:"
 
 score = vqa_scorer("textvqa")
+
+
+def question_of(text: str) -> str:
+    """The question in a prompt, in lower case: its first line, or the second where the OCR tokens come first."""
+    rest = text.split("\n", 1)[1] if text.startswith(_OCR) and "\n" in text else text
+    return first_line(rest).lower()
+
+
+def read(root: Path) -> QuestionSet:
+    """The question file and its pictures. Several questions share an id: the picture's."""
+    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
+
+
+def references(root: Path) -> dict[str, Reference]:
+    """Ten human answers by question key."""
+    return references_of(root / ANNOTATIONS, questions_below(root, QUESTIONS, OBTAIN))
+
+
+def references_of(file: Path, questions: Sequence[Question]) -> dict[str, Reference]:
+    """Ten human answers, joined by picture and question text (the ids of the two files have nothing in common).
+
+    Raises:
+        ValueError: a question that is not in the file, or twice with different answers.
+    """
+    rows = field(file, read_json(file, dict, OBTAIN), "data", list)
+    labels = index_labels(((_key(file, row), {"answers": human_answers(file, row)}) for row in rows), file)
+    return look_up(questions, labels, lambda question: (str(question.question_id), question_of(question.text)), file)
+
+
+def _key(file: Path, row: Any) -> tuple[str, str]:
+    return field(file, row, "image_id", str), field(file, row, "question", str).strip().lower()
+
+
+BENCHMARK = Benchmark(
+    name="textvqa",
+    title="TextVQA",
+    metric="VQA accuracy on val",
+    questions=QUESTIONS,
+    images=IMAGES,
+    annotations=(ANNOTATIONS,),
+    obtain=OBTAIN,
+    read=read,
+    references=references,
+    score=score,
+)

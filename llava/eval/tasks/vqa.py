@@ -1,10 +1,22 @@
-"""VQAv2 and TextVQA: soft accuracy against ten human answers."""
+"""VQAv2, VizWiz and TextVQA: soft accuracy against ten human answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from llava.eval.records import Answer, Question
-from llava.eval.tasks.base import OFFICIAL, Item, Reference, TaskScore, check_rule, join, percent, summarise
+from llava.eval.tasks.base import (
+    OFFICIAL,
+    Item,
+    Reference,
+    TaskScore,
+    check_rule,
+    join,
+    percent,
+    percent_by,
+    summarise,
+)
 from llava.eval.tasks.vqa_text import normalise
 
 FIXED = "fixed"
@@ -28,6 +40,19 @@ def soft_accuracy(text: str, humans: Sequence[str], clean: Callable[[str], str] 
     return ((_HUMANS - agreeing) * others_agree + agreeing * agreeing_others) / _HUMANS
 
 
+def human_answers(file: Path, row: Any) -> list[str]:
+    """The ten answers of a row of an annotation file, written as strings or as {"answer": ...}.
+
+    Raises:
+        ValueError: not ten, or not texts; the file is named.
+    """
+    found = [a.get("answer") if isinstance(a, dict) else a for a in row.get("answers") or []]
+    texts = [answer for answer in found if isinstance(answer, str)]
+    if len(texts) != len(found) or len(texts) != _HUMANS:
+        raise ValueError(f"{file}: expected {_HUMANS} human answers, got {len(found)} in {str(row)[:200]}")
+    return texts
+
+
 def _humans(item: Item, name: str) -> Sequence[str]:
     """The reference's `answers`, or its single `answer` ten times."""
     answers = item.reference.get("answers")
@@ -42,7 +67,8 @@ def _humans(item: Item, name: str) -> Sequence[str]:
 
 
 def vqa_scorer(name: str) -> Callable[..., TaskScore]:
-    """A scoring function by soft accuracy. `extra["fixed_accuracy"]`: all periods dropped instead of the first 32."""
+    """A scoring function by soft accuracy. `extra["fixed_accuracy"]`: all periods dropped instead of the first 32;
+    `extra["per_answer_type"]` where the references name types."""
 
     def score(
         questions: Sequence[Question],
@@ -58,6 +84,8 @@ def vqa_scorer(name: str) -> Callable[..., TaskScore]:
             for which, clean in _RULES.items()
         }
         others = {f"{which}_accuracy": percent(values) for which, values in scores.items() if which != rule}
-        return summarise(name, items, scores[rule], rule, **others)
+        types = percent_by([item.reference.get("answer_type") for item in items], scores[rule])
+        more = {**others, "per_answer_type": types} if types else others
+        return summarise(name, items, scores[rule], rule, **more)
 
     return score

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
-from visionzip.core.types import Compressor, VisionEvidence, VisionTokens
+from visionzip.core.types import Compressor, Resizer, VisionEvidence, VisionTokens
 from visionzip.taps import QKTap
 
 logger = logging.getLogger(__name__)
@@ -177,7 +177,12 @@ class CLIPVisionTower(nn.Module):
     def _encode(self, pixels: Tensor) -> VisionTokens:
         model = self.vision_tower.vision_model
         depth = self._depth
-        hidden = model.pre_layrnorm(model.embeddings(pixels))  # [T, S, C]
+        if isinstance(self.compressor, Resizer):
+            small = self.compressor.resize(pixels, self.image_size // self.num_patches_per_side)
+            embedded = model.embeddings(small, interpolate_pos_encoding=True)
+        else:
+            embedded = model.embeddings(pixels)
+        hidden = model.pre_layrnorm(embedded)  # [T, S, C]
         if self.compressor is None:
             for block in model.encoder.layers[:depth]:
                 hidden = block(hidden, None)

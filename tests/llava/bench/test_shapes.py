@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from llava.bench.shapes import KNOWN, shape_of
 from tests.tiny import LARGE, tiny_anyres_llava, tiny_llava
@@ -19,7 +19,9 @@ def count(module: torch.nn.Module) -> int:
 @pytest.mark.parametrize("name", ["llava-v1.5-7b", "llava-v1.5-13b", "llava-v1.6-mistral-7b"])
 def test_known_shapes(name: str) -> None:
     shape = shape_of(f"liuhaotian/{name}")
-    sizes: dict[str, Any] = {key: value for key, value in KNOWN[name].items() if "mm" not in key and "image" not in key}
+    sizes: dict[str, Any] = {
+        key: value for key, value in KNOWN[f"liuhaotian/{name}"].items() if "mm" not in key and "image" not in key
+    }
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(**sizes))
         tower = CLIPVisionModel(
@@ -55,8 +57,21 @@ def test_tiles_of_anyres(tmp_path: Path) -> None:
 
 
 def test_unknown_models(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--model nobody/none is no checkpoint folder.*llava-v1\.5-7b"):
+    with pytest.raises(ValueError, match=r"--model nobody/none is no folder with.*liuhaotian/llava-v1\.5-7b"):
         shape_of("nobody/none")
     (tmp_path / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    with pytest.raises(ValueError, match="mm_vision_tower"):
+    with pytest.raises(ValueError, match="no num_hidden_layers, no intermediate_size"):
         shape_of(str(tmp_path))
+
+
+def test_qwen2_and_a_plain_language_model_in_a_folder(tmp_path: Path) -> None:
+    sizes = KNOWN["Qwen/Qwen2-7B-Instruct"]
+    shape = shape_of("Qwen/Qwen2-7B-Instruct")
+    with torch.device("meta"):
+        model = Qwen2ForCausalLM(Qwen2Config(**sizes))
+        small = Qwen2ForCausalLM(Qwen2Config(**(sizes | {"tie_word_embeddings": True})))
+    assert shape.block_parameters + shape.embedding_parameters == pytest.approx(count(model), rel=1e-4)  # biases
+    assert (shape.own_tower, shape.max_tiles, shape.patches) == (False, 1, 576)
+    small.config.save_pretrained(tmp_path)
+    tied = shape_of(str(tmp_path))
+    assert tied.block_parameters + tied.embedding_parameters == pytest.approx(count(small), rel=1e-4)

@@ -105,6 +105,32 @@ def test_a_changed_image_is_missing_and_a_touched_one_is_not(tmp_path: Path, fil
     assert FeatureCache(tmp_path / "cache", KEY).missing(files) == []
 
 
+def test_a_copied_image_is_hashed_once(tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "cache", files)
+    for file in files:
+        os.utime(file, ns=(1, 1))
+    assert FeatureCache(tmp_path / "cache", KEY).missing(files) == []
+    monkeypatch.setattr(feature_cache, "sha256_file", lambda file: pytest.fail(f"{file} is hashed again"))
+    cache = FeatureCache(tmp_path / "cache", KEY)
+    assert cache.missing(files) == []
+    assert torch.equal(cache.read(files[1])[0]["features"], tokens(2, 2)[0])
+    assert not list((tmp_path / "cache").glob("*.partial"))
+
+
+def test_a_copied_image_over_a_cache_that_cannot_be_written_is_read(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path / "cache", files)
+    os.utime(files[0], ns=(1, 1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(feature_cache, "write_json", refuse)
+    assert FeatureCache(tmp_path / "cache", KEY).missing(files) == []
+    assert "1 images are hashed at every start" in caplog.text
+
+
 def test_a_cache_of_another_run_is_refused(tmp_path: Path, files: list[Path]) -> None:
     fill(tmp_path / "cache", files)
     with pytest.raises(ValueError, match=r"tower_sha256: 'ab' there, 'cd' here.*another folder"):

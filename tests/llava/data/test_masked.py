@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from llava.constants import IGNORE_INDEX
 from llava.data.dataset import LazySupervisedDataset
@@ -69,3 +70,29 @@ def test_workers_share_the_count() -> None:
     assert rows.positions() == [1, 3]
     with pytest.raises(ValueError, match="3 rows without labels"):
         rows.add(0, "no", "row")
+
+
+def test_what_other_processes_found_counts() -> None:
+    rows = MaskedRows(4, allowed=2)
+    rows.add(0, "no", "row")
+    rows.include(torch.tensor([True, False, True, False]))
+    assert rows.positions() == [0, 2]
+    with pytest.raises(ValueError, match="3 rows without labels over all processes, max_bad_rows allows 2"):
+        rows.include(torch.tensor([False, True, False, False]))
+
+
+def test_a_checkpoint_keeps_the_list(tmp_path: Path) -> None:
+    rows = MaskedRows(4, allowed=2)
+    rows.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+    MaskedRows(7, allowed=0).restore(tmp_path)
+    for position in (3, 1):
+        rows.add(position, "no", "row")
+    rows.save(tmp_path)
+    resumed = MaskedRows(4, allowed=2)
+    resumed.restore(tmp_path)
+    assert resumed.positions() == [1, 3]
+    with pytest.raises(ValueError, match="3 rows without labels"):
+        resumed.add(0, "no", "row")
+    with pytest.raises(ValueError, match="was trained on 4 rows, this run has 5"):
+        MaskedRows(5, allowed=2).restore(tmp_path)

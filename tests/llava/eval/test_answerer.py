@@ -20,8 +20,10 @@ from llava.eval.answerer import (
 from llava.eval.generate import generate
 from llava.eval.loading import load_model
 from llava.eval.methods import apply_method
+from llava.eval.question_set import read_question_set
 from llava.eval.records import Question, read_answers
 from llava.eval.shards import Shard
+from llava.mm_utils import load_image
 from tests.tiny import tiny_anyres_llava
 from tests.tiny_checkpoints import TOKENS, tiny_vicuna_llava, write_tower, write_v15, write_v16
 from visionzip import Budget, VisionZip, attach, detach
@@ -61,8 +63,8 @@ def questions(tmp_path_factory):
     return folder
 
 
-def run(answerer, questions, file, **options):
-    return generate(answerer, questions / "q.jsonl", questions, file, **options)
+def run(answerer, questions, file, limit=None, **options):
+    return generate(answerer, read_question_set(questions / "q.jsonl", questions).first(limit), file, **options)
 
 
 @pytest.mark.parametrize("budget", [None, Budget(5, 2)], ids=["dense", "zipped"])
@@ -122,7 +124,7 @@ def test_tiled_pictures_of_mixed_sizes_are_counted_as_they_enter(tmp_path, quest
         run(answerer, questions, tmp_path / f"4-{name}", batch_size=4)
         assert (tmp_path / f"1-{name}").read_bytes() == (tmp_path / f"4-{name}").read_bytes()
         for answer, index in zip(one.answers, range(4), strict=False):
-            prompt = answerer.load(Question(0, "q", "x"), questions / f"{index}.png")
+            prompt = answerer.load(Question(0, "q", "x"), load_image(questions / f"{index}.png"))
             (row,) = loaded.model.image_sequences(list(prompt.pixels), list(prompt.sizes))
             assert answer.metadata["visual_tokens"] == len(row)
 
@@ -151,7 +153,7 @@ def test_a_missing_or_corrupt_image_is_named(answerer, questions, tmp_path):
         if content is not None:
             (tmp_path / "bad.jpg").write_bytes(content)
         with pytest.raises(ValueError, match=r"question_id 'q7', image .*bad\.jpg"):
-            generate(answerer, tmp_path / "q.jsonl", tmp_path, tmp_path / "a.jsonl")
+            generate(answerer, read_question_set(tmp_path / "q.jsonl", tmp_path), tmp_path / "a.jsonl")
 
 
 def test_the_users_turn():

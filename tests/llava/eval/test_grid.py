@@ -11,11 +11,14 @@ from llava.eval import grid
 from llava.eval.cells import read_items, read_record, read_records
 from llava.eval.generate import Reply
 from llava.eval.grid_config import read_config
+from llava.eval.records import write_lines
+from llava.eval.tasks import TASKS
 
+TYPES = {"structural": "query", "semantic": "attr", "detailed": "x"}
 YAML = """
 name: toy
 data: {data}
-tasks: [gqa, pope]
+tasks: [gqa, seed]
 methods: [dense, visionzip, visionzip-tuned, uniform]
 budgets: [16, 8]
 model: {{path: {base}}}
@@ -31,11 +34,12 @@ class StubAnswerer:
 
     cell: object
     world: "World"
+    max_new_tokens: int
     model_id: str = "stub"
 
     @property
     def settings(self):
-        return {"dtype": "float32", "cell": self.cell.name}
+        return {"dtype": "float32", "cell": self.cell.name, "max_new_tokens": self.max_new_tokens}
 
     def load(self, question, image):
         return question
@@ -65,8 +69,8 @@ class World:
         world = self
 
         class Opened:
-            def answerer(self, cell):
-                return StubAnswerer(cell, world)
+            def answerer(self, cell, max_new_tokens):
+                return StubAnswerer(cell, world, max_new_tokens)
 
             def close(self):
                 world.closed.append(source.path)
@@ -80,18 +84,32 @@ class World:
         return grid.run_grid(config, self.folder / "out", open_checkpoint=self.open)
 
 
+def write_annotations(file, task, golds):
+    """The public annotation file with these answers to questions 0, 1, 2."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if task == "gqa":
+        rows = {
+            str(i): {"imageId": "a", "question": "q", "answer": gold, "types": TYPES} for i, gold in enumerate(golds)
+        }
+        file.write_text(json.dumps(rows))
+    else:
+        rows = [
+            {"question_id": str(i), "answer": gold, "data_type": "image", "question_type_id": 1, "data_id": "a.png"}
+            for i, gold in enumerate(golds)
+        ]
+        file.write_text(json.dumps({"question_type": {"Scene": 1}, "questions": rows}))
+
+
 @pytest.fixture
 def world(tmp_path):
     data = tmp_path / "data" / "eval"
-    (data / "images").mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(data / "images" / "a.png")
-    for task, golds in (("gqa", ["yes", "red", "yes"]), ("pope", ["yes", "no", "no"])):
-        (data / task).mkdir()
-        rows = [{"question_id": i, "text": "q", "image": "a.png"} for i in range(3)]
-        (data / task / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (data / task / "answers.json").write_text(
-            json.dumps({str(i): {"answer": gold} for i, gold in enumerate(golds)})
-        )
+    for task, golds in (("gqa", ["yes", "red", "yes"]), ("seed", ["A", "B", "A"])):
+        benchmark = TASKS[task]
+        picture = data / benchmark.images / "a.png"
+        picture.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(picture)
+        write_lines(data / benchmark.questions, [{"question_id": i, "text": "q", "image": "a.png"} for i in range(3)])
+        write_annotations(data / benchmark.annotations[0], task, golds)
     for name in ("base", "zip_16", "zip_8"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -102,49 +120,57 @@ def world(tmp_path):
 
 
 CELLS = ["dense", "visionzip-16", "visionzip-tuned-16", "uniform-16", "visionzip-8", "visionzip-tuned-8", "uniform-8"]
+ALL = [f"{cell}/{task}" for cell in CELLS for task in ("gqa", "seed")]
 
 
-def test_every_cell_gets_a_record_and_each_checkpoint_is_opened_once(world):
-    assert world.run() == dict.fromkeys(CELLS, "complete")
+def record_of(world, name):
+    return read_record(world.folder / "out" / "cells" / f"{name}.json")
+
+
+def test_every_benchmark_of_a_cell_gets_a_record_and_each_checkpoint_is_opened_once(world):
+    assert world.run() == dict.fromkeys(ALL, "complete")
     assert (
         [path.rsplit("/", 1)[1] for path in world.opened]
         == ["base", "zip_16", "zip_8"]
         == [path.rsplit("/", 1)[1] for path in world.closed]
     )
-    records = {record.cell: record for record in read_records(world.folder / "out")}
-    assert set(records) == set(CELLS)
-    record = records["visionzip-16"]
+    assert sorted(record.name for record in read_records(world.folder / "out")) == sorted(ALL)
+    record = record_of(world, "visionzip-16/gqa")
     assert record.status == "complete" and record.budget == {"dominant": 14, "contextual": 2, "total": 16}
-    assert record.tokens_per_image == 16.0 and records["dense"].tokens_per_image == 144.0
-    assert record.tasks["gqa"]["accuracy"] == pytest.approx(200 / 3) and record.tasks["pope"]["n"] == 3
-    assert record.average == pytest.approx(50.0)
+    assert record.tokens_per_image == 16.0 and record_of(world, "dense/gqa").tokens_per_image == 144.0
+    assert record.headline == record.accuracy == pytest.approx(200 / 3) and record.n == record.images == 3
     assert record.inputs["settings"]["compressor"]["dominant"] == 14 and record.stamp["dtype"] == "float32"
-    assert read_items(world.folder / "out", "dense")["tasks"]["gqa"] == {"image": [0, 0, 0], "scores": [1, 0, 1]}
+    assert record.inputs["settings"]["max_new_tokens"] == TASKS["gqa"].max_new_tokens
+    items = read_items(world.folder / "out", "dense", "gqa")
+    assert items.scores == (1, 0, 1) and items.said == ("yes",) * 3 and items.images == ("a.png",) * 3
 
 
 def test_a_second_run_asks_nothing(world):
     world.run()
-    assert world.run() == dict.fromkeys(CELLS, "skipped")
+    assert world.run() == dict.fromkeys(ALL, "skipped")
     assert world.asked == []
 
 
 def test_records_hold_no_absolute_path(world, monkeypatch):
     monkeypatch.chdir(world.folder)
     world.run()
-    assert str(world.folder) not in (world.folder / "out" / "cells" / "dense.json").read_text()
-    assert read_record(world.folder / "out" / "cells" / "dense.json").model["path"] == "base"
-    assert world.run() == dict.fromkeys(CELLS, "skipped")
+    assert str(world.folder) not in (world.folder / "out" / "cells" / "dense" / "gqa.json").read_text()
+    assert record_of(world, "dense/gqa").model["path"] == "base"
+    assert world.run() == dict.fromkeys(ALL, "skipped")
+
+
+SEED = [name for name in ALL if name.endswith("seed")]
 
 
 @pytest.mark.parametrize(
     ("change", "redone"),
     [
-        ("zip_8/mm_projector.bin", ["visionzip-tuned-8"]),
-        ("base/mm_projector.bin", CELLS),
-        ("data/eval/pope/answers.json", CELLS),
-        ("data/eval/images/a.png", CELLS),
-        ("out/items/uniform-8.json", ["uniform-8"]),
-        ("out/cells/uniform-16.json", ["uniform-16"]),
+        ("zip_8/mm_projector.bin", ["visionzip-tuned-8/gqa", "visionzip-tuned-8/seed"]),
+        ("base/mm_projector.bin", ALL),
+        ("data/eval/seed_bench/SEED-Bench.json", SEED),
+        ("data/eval/gqa/data/images/a.png", [name for name in ALL if name.endswith("gqa")]),
+        ("out/items/uniform-8/gqa.json", ["uniform-8/gqa"]),
+        ("out/cells/uniform-16/seed.json", ["uniform-16/seed"]),
     ],
 )
 def test_only_what_depends_on_a_changed_file_is_redone(world, change, redone):
@@ -153,47 +179,57 @@ def test_only_what_depends_on_a_changed_file_is_redone(world, change, redone):
     if "out" in change:
         file.unlink() if "items" in change else file.write_text("torn {")
     elif change.endswith(".json"):
-        file.write_text(file.read_text().replace("no", "yes"))
+        file.write_text(file.read_text().replace('"B"', '"C"'))
     else:
         file.write_bytes(file.read_bytes() + b"x")
     outcome = world.run()
-    assert [cell for cell, what in outcome.items() if what == "complete"] == redone
+    assert [name for name, what in outcome.items() if what == "complete"] == redone
     # A lost record is made again from the answers kept; a changed input asks everything again.
-    assert {cell for cell, _ in world.asked} == (set() if "out" in change else set(redone))
+    asked = {cell for cell, _ in world.asked}
+    assert asked == (set() if "out" in change else {name.split("/")[0] for name in redone})
 
 
-def test_other_settings_redo_every_cell(world):
+def test_other_settings_redo_everything(world):
     world.run()
     assert set(world.run(limit=2).values()) == {"complete"}
-    assert read_record(world.folder / "out" / "cells" / "dense.json").tasks["gqa"]["n"] == 2
+    assert record_of(world, "dense/gqa").n == 2
     assert set(world.run(limit=2, batch_size=1).values()) == {"skipped"}  # changes no answer
+    capped = replace(read_config(world.folder / "grid.yaml").generation, max_new_tokens=5)
+    assert set(world.run(limit=2, generation=capped).values()) == {"complete"}
+    assert record_of(world, "dense/gqa").inputs["settings"]["max_new_tokens"] == 5
 
 
 def test_a_stopped_grid_goes_on_where_it_stopped(world):
     world.fuse = 3
     with pytest.raises(KeyboardInterrupt):
         world.run()
-    assert not (world.folder / "out" / "cells" / "dense.json").exists()
+    assert record_of(world, "dense/gqa").status == "complete"
+    assert not (world.folder / "out" / "cells" / "dense" / "seed.json").exists()
     world.fuse = None
-    assert world.run()["dense"] == "complete"
+    outcome = world.run()
+    assert outcome["dense/gqa"] == "skipped" and outcome["dense/seed"] == "complete"
     assert [ids for cell, ids in world.asked if cell == "dense"] == [[2]]
 
 
-def test_a_failed_cell_is_recorded_and_the_rest_goes_on(world):
+def test_what_failed_is_recorded_and_the_rest_goes_on(world):
     world.broken = {"visionzip-16"}
     outcome = world.run()
-    assert outcome == {cell: "failed" if cell == "visionzip-16" else "complete" for cell in CELLS}
-    record = read_record(world.folder / "out" / "cells" / "visionzip-16.json")
-    assert record.status == "failed" and record.error == "RuntimeError: tensor trouble" and record.average is None
+    assert {name for name, what in outcome.items() if what == "failed"} == {"visionzip-16/gqa", "visionzip-16/seed"}
+    record = record_of(world, "visionzip-16/gqa")
+    assert record.status == "failed" and record.error == "RuntimeError: tensor trouble" and record.headline is None
     world.broken = set()
-    assert world.run() == {cell: "complete" if cell == "visionzip-16" else "skipped" for cell in CELLS}
+    assert {name for name, what in world.run().items() if what == "complete"} == {
+        "visionzip-16/gqa",
+        "visionzip-16/seed",
+    }
 
 
-def test_a_missing_task_file_fails_its_cells_and_names_the_command(world):
-    (world.folder / "data" / "eval" / "pope" / "questions.jsonl").unlink()
-    assert set(world.run().values()) == {"failed"}
-    error = read_record(world.folder / "out" / "cells" / "dense.json").error
-    assert "task pope" in error and "questions.jsonl is missing" in error and "llava.miniature.benchmarks" in error
+def test_a_missing_file_fails_its_benchmark_only_and_says_where_to_get_it(world):
+    (world.folder / "data" / "eval" / TASKS["seed"].questions).unlink()
+    outcome = world.run()
+    assert {name for name, what in outcome.items() if what == "failed"} == set(SEED)
+    error = record_of(world, "dense/seed").error
+    assert "llava-seed-bench.jsonl not found" in error and TASKS["seed"].obtain in error
 
 
 def test_the_work_folder_keeps_itself_out_of_version_control(world):
@@ -204,10 +240,10 @@ def test_the_work_folder_keeps_itself_out_of_version_control(world):
 def test_a_removed_record_is_measured_again_by_another_commit(world, monkeypatch):
     """Answers of older code must not get the stamp of newer code."""
     world.run()
-    (world.folder / "out" / "cells" / "dense.json").unlink()
+    (world.folder / "out" / "cells" / "dense" / "gqa.json").unlink()
     monkeypatch.setattr(grid, "stamp", lambda **kwargs: {"commit": "another", **kwargs})
-    assert world.run()["dense"] == "complete"
-    assert [name for name, _ in world.asked] == ["dense"] * 4
+    assert world.run()["dense/gqa"] == "complete"
+    assert [name for name, _ in world.asked] == ["dense"] * 2
 
 
 def test_a_stopped_cell_does_not_go_on_under_another_commit(world, monkeypatch):
@@ -217,27 +253,27 @@ def test_a_stopped_cell_does_not_go_on_under_another_commit(world, monkeypatch):
     world.fuse = None
     monkeypatch.setattr(grid, "stamp", lambda **kwargs: {"commit": "another", **kwargs})
     world.run(methods=("dense",), budgets=())
-    assert sum(len(ids) for _, ids in world.asked) == 6, "all questions are asked again"
+    assert world.asked == [("dense", [0, 1]), ("dense", [2])], "all questions of the stopped benchmark are asked again"
 
 
 def command(*arguments):
-    app = grid.typer.Typer()
-    app.command()(grid.main)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(grid.app, [str(argument) for argument in arguments])
 
 
 def test_the_command_exits_non_zero_when_a_checkpoint_cannot_be_loaded(world):
     out = world.folder / "out"
     result = command("--config", world.folder / "grid.yaml", "--out", out, "--method", "visionzip", "--budget", 8)
     assert result.exit_code == 1
-    assert "1 of 1 cells failed: visionzip-8" in result.output
-    assert [record.cell for record in read_records(out)] == ["visionzip-8"]
+    assert "2 of 2 failed: visionzip-8/gqa, visionzip-8/seed" in result.output
+    assert {record.cell for record in read_records(out)} == {"visionzip-8"}
 
 
 def test_the_command_refuses_cells_that_are_not_there(world):
     known = ("--config", world.folder / "grid.yaml", "--out", world.folder / "out", "--method", "dense")
     result = command(*known, "--method", "fastv")
     assert result.exit_code == 2 and "--method fastv is not in the grid toy" in result.output
+    result = command(*known, "--task", "mme")
+    assert result.exit_code == 2 and "--task mme is not in the grid toy; it has gqa, seed" in result.output
     result = command(*known, "--budget", 16, "--budget", 99)
     assert result.exit_code == 2 and "--budget 99 is not in the grid toy" in result.output
     assert world.asked == []
@@ -261,8 +297,8 @@ def test_a_bad_yaml_is_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("tasks: [gqa, pope]", "tasks: [gqa, vqa]", r"tasks: expected names out of gqa, .* got \['gqa', 'vqa'\]"),
-        ("tasks: [gqa, pope]", "tasks: gqa", "tasks: expected a list, got 'gqa'"),
+        ("tasks: [gqa, seed]", "tasks: [gqa, vqa]", r"tasks: expected names out of gqa, .* got \['gqa', 'vqa'\]"),
+        ("tasks: [gqa, seed]", "tasks: gqa", "tasks: expected a list, got 'gqa'"),
         ("uniform]", "fastv]", "methods: expected names out of dense, visionzip"),
         ("budgets: [16, 8]", "budgets: [16, 16]", r"totals that differ, got \[16, 16\]"),
         ("budgets: [16, 8]", "budgets: [1]", "total must be a whole number >= 2"),

@@ -6,6 +6,7 @@ process of its own.
 """
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -15,10 +16,10 @@ pytest.importorskip("lmms_eval")
 
 from lmms_eval.api.instance import Instance
 
-from llava.constants import IMAGE_TOKEN_INDEX
-from llava.eval.lmms_plugin import MODEL_ID, LlavaVisionZip, cut_at, manifest
+from llava.eval.lmms_plugin import MODEL_ID, LlavaVisionZip, _judge, cut_at, manifest
 from llava.mm_utils import tokenizer_image_token
-from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
+from tests.tiny import tiny_anyres_llava
+from tests.tiny_checkpoints import TOKENS, tiny_vicuna_llava, write_tower, write_v15, write_v16
 
 GREEDY = {"max_new_tokens": 5, "temperature": 0, "do_sample": False, "until": ["\n\n"]}
 
@@ -54,22 +55,35 @@ def requests(kind="generate_until", arguments=GREEDY, docs=range(7)):
     return [instance(index) for index in docs]
 
 
+def answers(model, asked):
+    return [answer.text for answer in model.generate_until(asked)]
+
+
 def test_answers_keep_their_order_whatever_the_batch_size(checkpoint):
-    one = make(checkpoint).generate_until(requests())
+    """Rows of none, one and two pictures of other sizes in one batch; the same answers from any batch and order."""
+    one = answers(make(checkpoint), requests())
     assert len(set(one)) > 3
     for size in (3, "7"):
-        assert make(checkpoint, batch_size=size).generate_until(requests()) == one
-    backwards = make(checkpoint, batch_size=2).generate_until(requests(docs=range(6, -1, -1)))
-    assert backwards == one[::-1]
+        assert answers(make(checkpoint, batch_size=size), requests()) == one
+    assert answers(make(checkpoint, batch_size=2), requests(docs=range(6, -1, -1))) == one[::-1]
+
+
+def test_every_answer_says_how_many_visual_tokens_it_took(checkpoint):
+    """4 x 4 patches a picture, or the budget; in a batch as alone."""
+    for size, (options, each) in itertools.product((1, 7), [({}, 16), ({"dominant": 3, "contextual": 1}, 4)]):
+        counts = [
+            a.token_counts.to_dict() for a in make(checkpoint, batch_size=size, **options).generate_until(requests())
+        ]
+        assert counts == [{"visual_tokens": each * (i % 3), "images": i % 3} for i in range(7)]
 
 
 def test_requests_that_decode_differently_do_not_share_a_batch(checkpoint):
     model = make(checkpoint, batch_size=4)
     long = {**GREEDY, "max_new_tokens": 9}
     mixed = [request for pair in zip(requests(), requests(arguments=long), strict=True) for request in pair]
-    answers = model.generate_until(mixed)
-    assert answers[::2] == model.generate_until(requests())
-    assert answers[1::2] == model.generate_until(requests(arguments=long))
+    said = answers(model, mixed)
+    assert said[::2] == answers(model, requests())
+    assert said[1::2] == answers(model, requests(arguments=long))
 
 
 def test_a_budget_zips_and_the_request_is_left_alone(checkpoint):
@@ -77,30 +91,30 @@ def test_a_budget_zips_and_the_request_is_left_alone(checkpoint):
     assert zipped.model.config.mm_compressor["method"] == "visionzip"
     asked = requests(arguments={**GREEDY, "image_aspect_ratio": "original"})
     before = copy.deepcopy([request.args[1] for request in asked])
-    assert zipped.generate_until(asked) != dense.generate_until(asked)
+    assert answers(zipped, asked) != answers(dense, asked)
     assert [request.args[1] for request in asked] == before
     assert zipped.model.config.image_aspect_ratio == "pad"
 
 
 def test_a_wish_for_an_aspect_ratio_counts_where_the_config_has_none_and_stays_out_of_it(checkpoint):
     model = make(checkpoint)
-    padded = model.generate_until(requests())
+    padded = answers(model, requests())
     model.model.config.image_aspect_ratio = None
-    square = model.generate_until(requests())
+    square = answers(model, requests())
     assert square != padded
-    assert model.generate_until(requests(arguments={**GREEDY, "image_aspect_ratio": "pad"})) == padded
+    assert answers(model, requests(arguments={**GREEDY, "image_aspect_ratio": "pad"})) == padded
     assert model.model.config.image_aspect_ratio is None
-    assert model.generate_until(requests()) == square
+    assert answers(model, requests()) == square
 
 
 def test_stop_strings_cut_the_answer(checkpoint):
     model = make(checkpoint, batch_size=3)
-    whole = model.generate_until(requests())
+    whole = answers(model, requests())
     stop = max(whole, key=len)[1:3]
-    cut = model.generate_until(requests(arguments={**GREEDY, "until": stop}))
+    cut = answers(model, requests(arguments={**GREEDY, "until": stop}))
     assert cut == [text.split(stop)[0] for text in whole] and cut != whole
     with pytest.raises(ValueError, match="until: expected a string or a list"):
-        model.generate_until(requests(arguments={**GREEDY, "until": 3}))
+        answers(model, requests(arguments={**GREEDY, "until": 3}))
 
 
 @pytest.mark.parametrize(("stops", "text"), [([], "a b c"), (["c", "b"], "a "), (["", "x"], "a b c"), (["a"], "")])
@@ -108,51 +122,81 @@ def test_cutting(stops, text):
     assert cut_at("a b c", stops) == text
 
 
-def judge(model, target, index=2):
-    args = (DOCS[index]["text"], target, visuals, index, "toy", "test")
-    return model.loglikelihood([Instance("loglikelihood", args, 0, {"task": "toy", "doc_id": index, "repeats": 1})])[0]
+def judge(model, *targets):
+    """(target, document) pairs as one call -> [(loss, greedy)]."""
+    asked = [
+        Instance(
+            "loglikelihood",
+            (DOCS[i]["text"], said, visuals, i, "toy", "test"),
+            0,
+            {"task": "toy", "doc_id": i, "repeats": 1},
+        )
+        for said, i in targets
+    ]
+    return [answer.text for answer in model.loglikelihood(asked)]
 
 
-def test_likelihood_is_the_mean_over_target_and_end_mark(checkpoint):
-    model = make(checkpoint)
-    loss, greedy = judge(model, " red")
-    assert loss > 0 and not greedy
-    assert judge(model, lambda doc: "red")[0] == loss
-    # By hand: the model's own loss with only the last ids of the row as labels.
-    prompt = model._prompt(model._unpack(requests()[2].args), "red")
+def by_hand(model, target, index):
+    """One plain forward over the row as it is: the mean loss of the last ids, no padding, no batch."""
+    prompt = model._prompt(model._unpack(requests()[index].args), target)
     ids = tokenizer_image_token(prompt.text, model.tokenizer, return_tensors="pt")
-    target = len(model.tokenizer("red</s>", add_special_tokens=False).input_ids)
-    labels = torch.full_like(ids, -100)
-    labels[-target:] = ids[-target:]
-    images = {"images": torch.stack(prompt.pixels), "image_sizes": list(prompt.sizes)}
+    wanted = ids[-len(model.tokenizer(f"{target}</s>", add_special_tokens=False).input_ids) :]
+    pixels = {"images": torch.stack(prompt.pixels), "image_sizes": list(prompt.sizes)} if prompt.pixels else {}
     with torch.no_grad():
-        output = model.model(input_ids=ids[None], labels=labels[None], **images)
-    assert loss == pytest.approx(float(output.loss), abs=1e-4)
+        logits = model.model(input_ids=ids[None], **pixels).logits[0, -len(wanted) - 1 : -1]
+    steps = logits.log_softmax(-1)
+    return -float(sum(step[i] for step, i in zip(steps, wanted, strict=True))) / len(wanted)
 
 
-class Oracle:
-    """A model that foresees the text after the last image, all of it or all but the last id."""
-
-    def __init__(self, inner, blind):
-        self.inner, self.blind = inner, blind
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-    def __call__(self, input_ids, **arguments):
-        output = self.inner(input_ids=input_ids, **arguments)
-        start = int((input_ids[0] == IMAGE_TOKEN_INDEX).nonzero().max()) + 1
-        tail = input_ids[0, start : input_ids.shape[1] - self.blind]
-        output.logits[0, -len(tail) - 1 - self.blind : -1 - self.blind].scatter_(1, tail[:, None], 99.0)
-        return output
+TARGETS = [(" red", 2), ("a blue square on the left", 1), ("no", 0), ("red", 4), ("2", 2), ("yes", 3)]
 
 
-@pytest.mark.parametrize(("blind", "greedy"), [(0, True), (1, False)])
-def test_a_target_is_greedy_only_if_every_id_of_it_is(checkpoint, blind, greedy):
-    model = make(checkpoint)
-    model._model = Oracle(model._model, blind)
-    loss, said = judge(model, "a red square")
-    assert said is greedy and (loss < 1e-3) is greedy
+@pytest.mark.parametrize("size", [1, 4, 6])
+def test_likelihood_is_the_mean_over_target_and_end_mark(checkpoint, size):
+    """None, one and two pictures, long and short targets, in one batch: what a plain forward of each row gives."""
+    model = make(checkpoint, batch_size=size)
+    found = judge(model, *TARGETS)
+    expected = [by_hand(model, target.strip(), index) for target, index in TARGETS]
+    assert [loss for loss, _ in found] == pytest.approx(expected, abs=1e-5)
+    assert len({round(loss, 4) for loss in expected}) == len(TARGETS)
+    assert not any(greedy for _, greedy in found)
+    assert judge(model, (lambda doc: "red", 2))[0][0] == pytest.approx(found[0][0], abs=1e-5)
+
+
+def test_tiled_pictures_of_mixed_sizes(tmp_path):
+    """NeXT: rows of none, one and two pictures with other numbers of tiles; answers, tokens, likelihood."""
+    folder = tmp_path / "llava-v1.6-tiny"
+    tiled = tiny_anyres_llava(tmp_path, vocab_size=TOKENS)
+    write_tower(tiled, tmp_path / "tower")
+    write_v16(tiled, folder, dtype=torch.float32)
+    alone, together = make(folder, dominant=5, contextual=2), make(folder, dominant=5, contextual=2, batch_size=7)
+    one = alone.generate_until(requests())
+    assert together.generate_until(requests()) == one
+    assert len({answer.token_counts.visual_tokens for answer in one}) > 3
+    losses = [loss for loss, _ in judge(alone, *TARGETS)]
+    assert [loss for loss, _ in judge(together, *TARGETS)] == pytest.approx(losses, abs=1e-5)
+
+
+def test_likelihood_without_any_picture(checkpoint):
+    model = make(checkpoint, batch_size=3)
+    found = judge(model, ("red", 0), ("a blue square", 3), ("2", 6))
+    assert [loss for loss, _ in found] == pytest.approx(
+        [by_hand(model, target, index) for target, index in (("red", 0), ("a blue square", 3), ("2", 6))], abs=1e-5
+    )
+
+
+def test_a_target_is_greedy_only_if_every_id_of_it_is(checkpoint):
+    """Every id of the target and the end mark must be the likeliest; one that is not is enough to say no."""
+    model = make(checkpoint, batch_size=2)
+    _, ids, labels = model._target_row((DOCS[1]["text"], "red", visuals, 1, "toy", "test"))
+    places = (labels != -100).nonzero()[:, 0]
+    vocabulary, length = len(model.tokenizer), len(ids)
+    logits = torch.zeros(length, vocabulary)
+    logits[places - 1, ids[places]] = 9.0
+    assert _judge(logits, labels)[1] is True
+    logits[places[-1] - 1] = 0.0
+    logits[places[-1] - 1, 5] = 9.0
+    assert _judge(logits, labels)[1] is False
 
 
 def test_rounds_go_on_until_the_task_says_so(checkpoint):
@@ -174,8 +218,31 @@ def test_rounds_go_on_until_the_task_says_so(checkpoint):
         Instance("generate_until_multi_round", args, 0, {"task": "toy", "doc_id": 1, "repeats": 1})
     ])
     assert len(said) == 1 and len(said[0]) == 3
-    assert said[0][0] == model.generate_until(requests(docs=[1]))[0]
+    assert said[0][0] == answers(model, requests(docs=[1]))[0]
     assert seen == [(1, said[0][:1], None), (2, said[0][:2], 10), (3, said[0], 20)]
+
+
+def test_rounds_do_not_depend_on_the_batch(checkpoint):
+    """Requests of one to four rounds, with other pictures each round, share batches as long as they go on."""
+
+    def doc_to_text(doc, previous_output, round_idx, previous_round_info):
+        number = DOCS.index(doc)
+        shown = [picture((number + round_idx) % 7)] * (round_idx % 2)
+        return shown, f"Round {round_idx}: {previous_output[-1]}?", round_idx == 1 + number % 4, previous_output, None
+
+    asked = [
+        Instance(
+            "generate_until_multi_round",
+            (DOCS[i]["text"], GREEDY, visuals, doc_to_text, i, "toy", "test"),
+            0,
+            {"task": "toy", "doc_id": i, "repeats": 1},
+        )
+        for i in range(7)
+    ]
+    one = make(checkpoint).generate_until_multi_round(asked)
+    assert [len(said) for said in one] == [1 + i % 4 for i in range(7)]
+    assert make(checkpoint, batch_size=5).generate_until_multi_round(asked) == one
+    assert make(checkpoint, batch_size=7).generate_until_multi_round(asked[::-1]) == one[::-1]
 
 
 def test_what_is_no_picture_is_refused(checkpoint):
@@ -183,7 +250,7 @@ def test_what_is_no_picture_is_refused(checkpoint):
     DOCS[0]["images"], kept = ["clip.mp4"], DOCS[0]["images"]
     try:
         with pytest.raises(ValueError, match=r"takes pictures, got str: 'clip\.mp4'"):
-            model.generate_until(requests(docs=[0]))
+            answers(model, requests(docs=[0]))
     finally:
         DOCS[0]["images"] = kept
 
@@ -195,11 +262,18 @@ def test_what_is_no_picture_is_refused(checkpoint):
         ({"dominant": 5}, "go together"),
         ({"method": "fastv", "dominant": 5, "contextual": 1}, "unknown method 'fastv'"),
         ({"conv_template": "vicuna"}, "unknown conv_mode 'vicuna'"),
+        ({"attn": "eager", "attn_implementation": "sdpa"}, "attn=eager and attn_implementation=sdpa are one option"),
     ],
 )
 def test_bad_options_are_refused(checkpoint, options, message):
     with pytest.raises(ValueError, match=message):
         make(checkpoint, **options)
+
+
+@pytest.mark.parametrize("name", ["attn", "attn_implementation"])
+def test_attention_and_dtype_reach_the_model(checkpoint, name):
+    model = make(checkpoint, dtype="bfloat16", **{name: "eager"}).model
+    assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
 
 
 def test_unknown_options_are_refused(checkpoint):
@@ -208,7 +282,7 @@ def test_unknown_options_are_refused(checkpoint):
 
 
 def test_unused_generation_arguments_are_said(checkpoint, caplog):
-    make(checkpoint).generate_until(requests(arguments={**GREEDY, "top_k": 3}, docs=[0]))
+    answers(make(checkpoint), requests(arguments={**GREEDY, "top_k": 3}, docs=[0]))
     assert "generation argument top_k=3 is not used" in caplog.text
 
 

@@ -63,9 +63,3 @@ def test_bad_flags_are_explained(world, tmp_path, flags, message):
     result = run(world, tmp_path / "a.jsonl", *flags)
     assert result.exit_code == 2
     assert message in " ".join(result.output.replace("│", " ").split())
-
-
-def test_pretrained_models_get_the_mmtag_form():
-    assert model_vqa_loader.conversation_for("llava-7b-plain", "v1") == "v1_mmtag"
-    assert model_vqa_loader.conversation_for("llava-7b-plain-finetune", "v1") == "v1"
-    assert model_vqa_loader.conversation_for("llava-7b", "vicuna_v1") == "vicuna_v1"

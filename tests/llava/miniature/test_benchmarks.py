@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from llava.miniature.benchmarks import MIX_FILE, TASKS, mix_row, write_mix, write_world
+from llava.miniature import benchmarks
+from llava.miniature.benchmarks import MIX_FILE, mix_row, write_mix, write_world
 from llava.miniature.world import SPLITS, split_of
 
 
@@ -33,25 +34,9 @@ def test_the_mix_has_the_public_schema(world: Path) -> None:
     assert folders <= {"coco/train2017", "gqa/images", "ocr_vqa/images", "textvqa/train_images", "vg/VG_100K"}
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_each_task_has_questions_pictures_and_answers(world: Path, task: str) -> None:
-    lines = (world / "eval" / task / "questions.jsonl").read_text().splitlines()
-    questions = [json.loads(line) for line in lines]
-    answers = json.loads((world / "eval" / task / "answers.json").read_text())
-    assert len(questions) >= 12
-    assert {str(q["question_id"]) for q in questions} == set(answers)
-    for question in questions:
-        assert set(question) == {"question_id", "image", "text", "category"}
-        assert (world / "eval" / "images" / question["image"]).is_file()
-        assert answers[str(question["question_id"])]["answer"]
-
-
-def test_train_tune_and_test_scenes_are_disjoint(world: Path) -> None:
-    tuned = {int(row["id"]) for row in json.loads((world / MIX_FILE).read_text())}
-    tested = {int(path.stem.rsplit("_", 1)[1]) for path in (world / "eval" / "images").glob("*.jpg")}
-    assert {split_of(seed) for seed in tuned} == {"tune"}
-    assert {split_of(seed) for seed in tested} == {"test"}
-    assert tuned.isdisjoint(tested)
+def test_the_mix_is_of_the_tune_split(world: Path) -> None:
+    """The twins' scenes are all of the test split: eval_sets/test_eval_sets.py."""
+    assert {split_of(int(row["id"])) for row in json.loads((world / MIX_FILE).read_text())} == {"tune"}
 
 
 def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:
@@ -61,20 +46,31 @@ def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:
 
 def test_a_finished_world_is_kept_and_a_torn_one_is_made_again(world: Path) -> None:
     assert not write_world(world, rows=60, questions=12, workers=1)
+    asked = world / "eval" / "gqa" / "llava_gqa_testdev_balanced.jsonl"
+    whole = asked.read_text()
     (world / "world.json").unlink()
-    (world / "eval" / "gqa" / "questions.jsonl").write_text("torn")
+    asked.write_text("torn")
+    (world / MIX_FILE).write_text("torn")
     assert write_world(world, rows=60, questions=12, workers=1)
-    assert json.loads((world / "eval" / "gqa" / "questions.jsonl").read_text().splitlines()[0])["question_id"] == 0
+    assert asked.read_text() == whole and len(json.loads((world / MIX_FILE).read_text())) == 60
 
 
-def test_mme_and_pope_ask_in_balanced_pairs(world: Path) -> None:
-    for task in ("mme", "pope"):
-        questions = [json.loads(line) for line in (world / "eval" / task / "questions.jsonl").read_text().splitlines()]
-        answers = json.loads((world / "eval" / task / "answers.json").read_text())
-        by_image: dict[str, list[str]] = {}
-        for question in questions:
-            by_image.setdefault(question["image"], []).append(answers[str(question["question_id"])]["answer"])
-        assert all(sorted(pair) == ["no", "yes"] for pair in by_image.values())
+def test_other_eval_sets_leave_the_mix_alone(world: Path) -> None:
+    """Training may be reading it."""
+    before = {path: path.stat().st_mtime_ns for path in (world / MIX_FILE, *(world / "coco").rglob("*.jpg"))}
+    assert write_world(world, rows=60, questions=10, workers=1)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert write_world(world, rows=60, questions=12, workers=1)
+
+
+def test_a_world_whose_eval_sets_are_torn_is_not_complete(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(benchmarks, "write_eval", stop)
+        write_world(world, rows=60, questions=11, workers=1)
+    assert write_world(world, rows=60, questions=12, workers=1)
 
 
 def test_every_seed_gives_a_row() -> None:

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,7 +33,8 @@ def home(v15: Path, tmp_path: Path):
 
 
 def test_from_a_run_to_a_release(home: Path) -> None:
-    assert "wrote full" in run("merge", "tuned", "--base", "base", "--out", "full", "--shard-gb", "0.0001")
+    named = ("--tower", "org/tower")  # on the hub one day; until then it is found beside the release
+    assert "wrote full" in run("merge", "tuned", "--base", "base", "--out", "full", "--shard-gb", "0.0001", *named)
     run("card", "full", "--repo", "me/mini", "--license", "llama2", "--dataset", "org/mix")
     run("manifest", "full")
     assert "recorded logits reproduced" in run("verify", "full")
@@ -63,6 +66,16 @@ def test_the_token_goes_to_the_client_only(monkeypatch: pytest.MonkeyPatch) -> N
     given: list = []
     _hub(lambda token: given.append(token))  # type: ignore[arg-type,return-value]
     assert given == ["hf_secret"]
+
+
+def test_help_needs_no_torch_and_keeps_the_lines_of_its_examples() -> None:
+    program = (
+        "import sys, typer.testing as t; from llava.release.__main__ import app; "
+        "print(t.CliRunner().invoke(app, ['--help']).output, {'torch', 'transformers'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.rstrip().endswith("set()")
+    assert "\n    python -m llava.release to-hf checkpoints/mini-release --out checkpoints/mini-hf\n" in said
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -18,8 +18,10 @@ def release(v15: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A merged release with its manifest."""
     home = tmp_path_factory.mktemp("release")
     shutil.copytree(v15.parent / "tower", home / "tower")
-    folder = merge(str(tuned_projector(v15, home / "tuned")), str(v15), home / "full", shard_gb=1e-4)
-    write_record(home / "results", "visionzip-7", 7)
+    tuned = tuned_projector(v15, home / "tuned")
+    folder = merge(str(tuned), str(v15), home / "full", shard_gb=1e-4)
+    write_record(home / "results", tuned, "visionzip-7", 7)
+    write_record(home / "results", v15, "visionzip-8", 8)
     write_manifest(folder, results=home / "results")
     return folder
 
@@ -39,7 +41,9 @@ def test_what_it_says(release: Path) -> None:
     assert manifest["base_model"] == "org/base" and manifest["compressor"] == ZIP
     assert manifest["data"]["sha256"] == "ab" * 32 and manifest["recipe"]["stage"] == "projector"
     assert manifest["recipe"]["arguments"]["training"]["learning_rate"] == 2e-5
-    assert manifest["training"]["commit"] == "c0ffee" and manifest["metrics"][0]["average"] == 65.625
+    assert manifest["training"]["commit"] == "c0ffee"
+    assert [row["cell"] for row in manifest["metrics"]["rows"]] == ["visionzip-7"]
+    assert manifest["metrics"]["left_out"] == {"measured on other weights": 2}
     assert manifest["stamp"]["commit"] and manifest["stamp"]["versions"]["torch"]
 
 

@@ -9,6 +9,7 @@ import torch
 from llava.model.builder import load_pretrained_model
 from llava.model.checkpoint import load_projector
 from llava.model.weight_files import read_weights
+from llava.provenance import sha256_file
 from llava.release.merge import merge
 from tests.tiny_checkpoints import (
     tiny_vicuna_llava,
@@ -64,6 +65,9 @@ def test_what_lies_beside_the_weights(model, tmp_path: Path) -> None:
     for name in ("tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"):
         assert (out / name).read_bytes() == (base / name).read_bytes()
     assert json.loads((out / "run.json").read_text())["stage"] == "projector"
+    origin = json.loads((out / "origin.json").read_text())
+    assert origin["model"] == {"mm_projector.bin": sha256_file(tuned / "mm_projector.bin")}
+    assert origin["base"] and all(sha256_file(base / name) == value for name, value in origin["base"].items())
     merged = load(merge(str(tuned), str(base), tmp_path / "out2"))
     assert merged.get_vision_tower().compressor.to_config().items() >= ZIP.items()
 

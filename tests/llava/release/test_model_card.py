@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,16 @@ import yaml
 
 from llava.release.model_card import write_card
 from tests.llava.release.test_results import write_record
-from tests.tiny_release import tuned_projector, write_checkpoint
+from tests.tiny_release import ZIP, tuned_projector, write_checkpoint
 
 
 @pytest.fixture
 def folder(v15: Path, tmp_path: Path) -> Path:
-    return tuned_projector(v15, tmp_path / "tuned")
+    return tuned_projector(v15, tmp_path / "tuned", mm_vision_tower="org/tower")
+
+
+def rewrite(file: Path, **keys: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
 
 
 def parts(card: Path) -> tuple[dict, str]:
@@ -42,33 +47,59 @@ def test_recipe_and_absent_results(folder: Path) -> None:
     assert 'load_pretrained_model("me/mini", "org/base", None)' in body  # a projector alone loads over its base
 
 
-def test_results_come_from_records(folder: Path, tmp_path: Path) -> None:
-    write_record(tmp_path / "results", "visionzip-7", 7)
+def test_results_come_from_records_of_these_weights(folder: Path, v15: Path, tmp_path: Path) -> None:
+    write_record(tmp_path / "results", folder, "visionzip-7", 7)
+    write_record(tmp_path / "results", v15, "visionzip-8", 8)
     _, body = parts(write_card(folder, "me/mini", "llama2", results=tmp_path / "results"))
-    assert "| visionzip | 7 | 50 | 81.2 | 65.6 |" in body and "pope 8, gqa 4" in body and "`c0ffee`" in body
+    assert "| visionzip | 7 | 50 | 81.2 |" in body and "gqa 4, pope 8" in body and "`c0ffee`" in body
+    assert "| visionzip | 8 |" not in body
+    assert "Left out: 2 records of the same folder (2 measured on other weights)." in body
 
 
 def test_every_figure_of_the_results_is_recorded(folder: Path, tmp_path: Path) -> None:
-    write_record(tmp_path / "results", "dense", None)
+    write_record(tmp_path / "results", folder, "dense", None)
     _, body = parts(write_card(folder, "me/mini", "llama2", results=tmp_path / "results"))
     section = body.split("## Results")[1].split("## Limits")[0]
     figures = set(re.findall(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w-])", section.replace("`c0ffee`", "")))
-    assert figures == {"144", "50", "81.2", "65.6", "8", "4"}
+    assert figures == {"144", "50", "81.2", "100.0", "8", "4"}
 
 
 def test_usage_code_runs(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path, mm_compressor={"method": "visionzip", "dominant": 5, "contextual": 2})
+    folder = write_checkpoint(tmp_path, mm_compressor=ZIP, mm_vision_tower="org/tower")
     _, body = parts(write_card(folder, str(folder), "llama2", base_model="org/base"))
-    code = body.split("```python\n")[1].split("```")[0].replace("dominant=54", "dominant=3")
-    code = code.replace("contextual=10", "contextual=1")
+    code = body.split("```python\n")[1].split("```")[0]
+    assert "model = visionzip(model, dominant=5, contextual=2)" in code
     scope: dict = {}
     exec(code, scope)
-    assert scope["model"].get_vision_tower().compressor.dominant == 3
+    assert scope["model"].get_vision_tower().compressor.to_config().items() >= ZIP.items()
 
 
-def test_an_export_is_for_transformers(exported: Path, v15: Path) -> None:
-    front, body = parts(write_card(exported, "me/mini-hf", "llama2", base_model="org/base"))
-    (exported / "README.md").unlink()
+def test_a_dense_release_is_used_without_a_compressor(folder: Path) -> None:
+    rewrite(folder / "config.json", mm_compressor=None)
+    _, body = parts(write_card(folder, "me/mini", "llama2"))
+    assert "visionzip" not in body.split("```python\n")[1].split("```")[0]
+
+
+def test_the_recipe_says_what_was_used(folder: Path) -> None:
+    """LoRA's rank has a default in every run; it counts where adapters were trained."""
+    run = json.loads((folder / "run.json").read_text())
+    training = run["arguments"]["training"] | {"lora_r": 64, "lora_enable": False}
+    rewrite(folder / "run.json", arguments=run["arguments"] | {"training": training})
+    _, body = parts(write_card(folder, "me/mini", "llama2"))
+    assert "LoRA" not in body and "cache" not in body and "packing" not in body
+    training |= {"lora_enable": True, "pack_sequences": True, "warmup_steps": 0.03}
+    arguments = run["arguments"] | {"training": training, "data": {"feature_cache": "features"}}
+    rewrite(folder / "run.json", arguments=arguments)
+    _, body = parts(write_card(folder, "me/mini", "llama2"))
+    assert "| LoRA rank | 64 |" in body and "read from a cache" in body and "| packing | several rows" in body
+    assert "| warm-up, share of the steps if below 1 | 0.03 |" in body
+
+
+def test_an_export_is_for_transformers(exported: Path, tmp_path: Path) -> None:
+    release = shutil.copytree(exported, tmp_path / "exported")
+    layout = json.loads((release / "config.json").read_text())["llava_layout"]
+    rewrite(release / "config.json", llava_layout=layout | {"mm_vision_tower": "org/tower"})
+    front, body = parts(write_card(release, "me/mini-hf", "llama2", base_model="org/base"))
     assert front["library_name"] == "transformers" and "visionzip" in front["tags"]
     assert "AutoModelForImageTextToText" in body and "from-hf me/mini-hf" in body
 
@@ -79,8 +110,12 @@ def test_licence_and_base_must_be_known(folder: Path, v15: Path, tmp_path: Path)
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
-    assert parts(write_card(folder, "me/mini", base_model=str(base)))[0]["license"] == "apache-2.0"
     run = json.loads((folder / "run.json").read_text())
+    rewrite(folder / "run.json", arguments={"model": {"model_name_or_path": str(base)}})
+    with pytest.raises(ValueError, match=r"the base model is '.*base', a place of this machine.*pass --base-model"):
+        write_card(folder, "me/mini")
+    front, _ = parts(write_card(folder, "me/mini", base_model="org/base"))
+    assert front["license"] == "apache-2.0" and front["base_model"] == "org/base"
     (folder / "run.json").write_text(json.dumps(run | {"arguments": {}}))
     with pytest.raises(ValueError, match="pass --base-model"):
         write_card(folder, "me/mini", "llama2")

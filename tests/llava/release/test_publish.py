@@ -68,9 +68,29 @@ def test_the_stand_in_has_the_hubs_signatures() -> None:
         assert wanted.keys() <= inspect.signature(getattr(HfApi, name)).parameters.keys()
 
 
+def rewrite(file: Path, **keys: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | keys))
+
+
 def place_of_this_machine(folder: Path) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"mm_vision_tower": "/srv/towers/clip"}))
+    rewrite(folder / "config.json", mm_vision_tower="/srv/towers/clip")
+
+
+def relative_tower(folder: Path) -> None:
+    rewrite(folder / "config.json", mm_vision_tower="playground/miniature/clip")
+
+
+def relative_base_in_the_card(folder: Path) -> None:
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("base_model: org/base", "base_model: playground/miniature/llava"))
+
+
+def relative_base_in_the_manifest(folder: Path) -> None:
+    rewrite(folder / "manifest.json", base_model="checkpoints/mini")
+
+
+def path_in_the_run(folder: Path) -> None:
+    rewrite(folder / "run.json", data={"path": "/srv/data/mix.json"})
 
 
 @pytest.mark.parametrize(
@@ -78,7 +98,11 @@ def place_of_this_machine(folder: Path) -> None:
     [
         (lambda folder: (folder / "README.md").unlink(), "has no license and no base_model in its front matter"),
         (lambda folder: (folder / "README.md").write_text("---\nlicense: x\n---\n"), "has no base_model"),
-        (place_of_this_machine, r"names a place of this machine, '/srv/towers/clip'.*--tower owner/name"),
+        (place_of_this_machine, r"mm_vision_tower in .* is '/srv/towers/clip', a place of this machine.*--tower"),
+        (relative_tower, r"mm_vision_tower in .* is 'playground/miniature/clip', a place"),
+        (relative_base_in_the_card, r"base_model in .*README\.md is 'playground/miniature/llava', a place"),
+        (relative_base_in_the_manifest, r"base_model in .*manifest\.json is 'checkpoints/mini', a place"),
+        (path_in_the_run, r"run\.json names a place of this machine, '/srv/data/mix\.json'"),
         (lambda folder: (folder / "mm_projector.bin").write_bytes(b"x"), r"changed: mm_projector\.bin"),
         (lambda folder: (folder / "left.txt").write_text("x"), r"not listed: left\.txt"),
     ],

@@ -38,3 +38,9 @@ def test_refusals(tmp_path: Path) -> None:
         write_weights({}, tmp_path)
     with pytest.raises(ValueError, match="--shard-gb must be above 0"):
         write_weights(STATE, tmp_path, shard_gb=0)
+
+
+def test_others_may_read_them(tmp_path: Path) -> None:
+    (tmp_path / "sample").touch()
+    write_weights(STATE, tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "sample").stat().st_mode

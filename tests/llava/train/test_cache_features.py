@@ -1,5 +1,6 @@
 """Training on cached features, and on packed rows, is training as it was."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from llava.train.train import train
 from tests.llava.train.test_train import losses, options
 from tests.tiny import tiny_anyres_llava
 from tests.tiny_checkpoints import TOKENS, write_v16
+from tests.tiny_data import write_data
 from visionzip import VisionZip
 
 
@@ -87,6 +89,19 @@ def test_broken_images_up_to_the_cap_are_left_out(words: list[str], tmp_path: Pa
     trainer = train(argv=many)
     assert len(trainer.train_dataset.masked.positions()) >= 1
     assert whole == len({*trainer.train_dataset.image_files()}) - 1
+
+
+def test_a_cache_for_data_without_a_readable_image_is_refused(words: list[str], tmp_path: Path, data: Path) -> None:
+    content = [row for row in json.loads(data.read_text()) if "image" not in row]
+    (tmp_path / "text.json").write_text(json.dumps(content))
+    words = options(words, feature_cache=tmp_path / "features")
+    with pytest.raises(ValueError, match="--feature_cache is for rows with images, and this run has none"):
+        train(argv=options(words, data_path=tmp_path / "text.json"))
+    broken = write_data(tmp_path / "broken", rows=4, text_rows=2)
+    for image in broken.parent.rglob("*.png"):
+        image.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="no image of the data can be read"):
+        train(argv=options(words, data_path=broken, image_folder=broken.parent, max_bad_rows=9))
 
 
 def test_filling_goes_on_where_it_stopped(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

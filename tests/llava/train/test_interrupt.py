@@ -1,5 +1,7 @@
 """Killed, told to stop, out of disk: what was computed before is there, and the same command goes on from it."""
 
+import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from llava.train.interrupt import EXIT_CODE
+from llava.train.interrupt import EXIT_CODE, outlive_signal
 from llava.train.train import train
 from llava.train.trainer import LLaVATrainer, last_checkpoint
-from tests.llava.train.test_train import losses, options
+from tests.llava.train.test_train import losses, options, output
 
 TRIALS = 10
 
@@ -53,9 +55,31 @@ def test_sigterm_saves_and_leaves_with_its_own_code(words: list[str], tmp_path: 
 
 
 def test_the_handler_is_put_back(words: list[str]) -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     train(argv=options(words, max_steps=1))
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_ctrl_c_saves_and_a_second_one_ends_at_once(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    words = options(words, max_steps=5)
+    step = LLaVATrainer.training_step
+
+    def interrupted(self: Any, model: Any, inputs: Any, number: Any = None) -> torch.Tensor:
+        for _ in range(pressed):
+            signal.raise_signal(signal.SIGINT)
+        return step(self, model, inputs, number)
+
+    monkeypatch.setattr(LLaVATrainer, "training_step", interrupted)
+    pressed = 1
+    with pytest.raises(SystemExit) as left:
+        train(argv=words)
+    assert left.value.code == EXIT_CODE
+    saved = last_checkpoint(output(words))
+    assert saved is not None and saved.name == "checkpoint-1"
+    pressed = 2
+    with pytest.raises(KeyboardInterrupt):
+        train(argv=words)
+    assert last_checkpoint(output(words)) == saved
 
 
 def test_a_full_disk_names_the_last_good_checkpoint_and_keeps_it(
@@ -112,14 +136,22 @@ def test_a_loss_that_is_no_number_names_rows_and_checkpoint(
 
 
 def test_a_worker_outlives_the_signal_for_a_while() -> None:
-    """SIGTERM to the whole group must not take the data away before the step has ended."""
-    code = (
-        "import os, signal, time; from llava.train.interrupt import outlive_signal; "
-        "outlive_signal(print, 3); os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.1); "
-        "print(signal.alarm(0) > 200, flush=True)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["3", "True"]
+    """SIGTERM or SIGINT to the whole group must not take the data away before the step has ended."""
+
+    def worker(said: Any) -> None:
+        outlive_signal(said.put, 3)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        said.put(signal.alarm(0))
+
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    process = context.Process(target=worker, args=(said,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert said.get() == 3
+    assert said.get() > 200
 
 
 @pytest.mark.slow
@@ -143,3 +175,16 @@ def test_a_finished_run_is_left_alone(words: list[str], tmp_path: Path) -> None:
     assert (tmp_path / "run" / "run.json").read_text() == before
     train(argv=options(words, max_steps=4))  # but more steps may be asked of it
     assert (tmp_path / "run" / "run.json").read_text() != before
+
+
+def test_killed_before_the_final_save_in_mid_epoch_trains_no_further(words: list[str], tmp_path: Path) -> None:
+    """24 rows, 4 a step: the last of 4 steps stands in the middle of the epoch of 6."""
+    words = options(words, max_steps=4, save_strategy="steps", save_steps=2, output_dir=tmp_path / "run")
+    train(argv=words)
+    whole = projector(tmp_path / "run")
+    for file in (tmp_path / "run").glob("*.*"):
+        file.unlink()  # all but the checkpoints
+    resumed = train(argv=words)
+    assert resumed.state.global_step == 4
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["result"]["steps"] == 4
+    assert all(torch.equal(value, whole[name]) for name, value in projector(tmp_path / "run").items())

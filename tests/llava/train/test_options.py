@@ -174,6 +174,17 @@ def test_public_llava_scripts_parse_as_they_are(script: str, tmp_path: Path, cap
     assert training.bits == (4 if script == "finetune_qlora" else 16)
 
 
+def test_a_recipe_in_the_older_words_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was typed is told its new name; a YAML file that ships with the repository was not typed."""
+    words = ["--config", str(ROOT / "configs/train/zip_tune_miniature.yaml"), *out(tmp_path)]
+    with caplog.at_level(logging.INFO):
+        assert parse_args(words)[2].warmup_steps == 0.03
+    assert "is called" not in caplog.text
+    with caplog.at_level(logging.INFO):
+        assert parse_args([*words, "--warmup_ratio", "0.1"])[2].warmup_steps == 0.1
+    assert caplog.text.count("--warmup_ratio is called --warmup_steps") == 1
+
+
 @pytest.mark.parametrize(("overlay", "bits"), [("lora", 16), ("qlora", 4), ("zip", 16)])
 def test_an_overlay_wins_over_a_recipe_and_flags_over_both(overlay: str, bits: int, tmp_path: Path) -> None:
     files = ["finetune_v1_5_7b", f"overlays/{overlay}"]

@@ -131,6 +131,24 @@ def test_rows_without_labels_are_named_in_the_record(words: list[str], tmp_path:
     assert name.endswith("mix.json row 2 (id 2)")
 
 
+def test_a_resumed_run_remembers_rows_without_labels(words: list[str], tmp_path: Path) -> None:
+    """The first step meets the broken row, the run stops, and the second part, which does not meet it, names it."""
+    data = write_data(tmp_path / "d", rows=8, text_rows=0)
+    content = json.loads(data.read_text())
+    more = [{"from": "human", "value": "And?"}, {"from": "gpt", "value": "Red."}]
+    words = options(words, data_path=data, image_folder=data.parent, version="plain", max_bad_rows=1, max_steps=1)
+    words = options(words, save_strategy="steps", save_steps=1)
+    order = list(train(argv=options(words, output_dir=tmp_path / "order"))._get_train_sampler())
+    content[order[0]]["conversations"] += more
+    data.write_text(json.dumps(content))
+    train(argv=words)
+    listed = json.loads((output(words) / "checkpoint-1" / "rows_without_labels.json").read_text())
+    assert listed == {"rows": 8, "positions": [order[0]]}
+    train(argv=options(words, max_steps=2))
+    (name,) = json.loads((output(words) / "run.json").read_text())["data"]["rows_without_labels"]
+    assert f"row {order[0]} (id " in name
+
+
 def test_wandb_writes_its_run_without_a_network(words: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llava.train.train", *options(words, max_steps=2), "--report_to=wandb"]
     asked = {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_PROJECT": "zip"}

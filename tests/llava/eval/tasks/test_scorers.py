@@ -1,6 +1,7 @@
 """Scorers against hand-made cases, with the traps of the official rules."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,7 +19,7 @@ from llava.eval.tasks.vqa_text import normalise
 def case(texts, golds, images=None, categories=None):
     """Questions, references and answers from parallel lists; ids 0..n-1."""
     images = images or [f"{i}.jpg" for i in range(len(texts))]
-    categories = categories or [None] * len(texts)
+    categories = categories or ["count"] * len(texts)
     questions = [
         Question(i, "q", image, category) for i, (image, category) in enumerate(zip(images, categories, strict=True))
     ]
@@ -32,15 +33,15 @@ def test_ids_that_do_not_match_are_named(task):
     gold = {"mme": "yes", "pope": "yes", "gqa": "red"}.get(task, "A")
     questions, references, answers = case(["yes", "yes"], [gold, gold], images=["a.jpg", "a.jpg"])
     with pytest.raises(ValueError, match=r"missing 1 \(1\)"):
-        TASKS[task](questions, references, answers[:1])
+        TASKS[task].score(questions, references, answers[:1])
     with pytest.raises(ValueError, match=r"without a question 1 \(7\)"):
-        TASKS[task](questions, references, [*answers, Answer(7, "q", "no", "m")])
+        TASKS[task].score(questions, references, [*answers, Answer(7, "q", "no", "m")])
     with pytest.raises(ValueError, match=r"repeated 1 \(0\)"):
-        TASKS[task](questions, references, [*answers, answers[0]])
+        TASKS[task].score(questions, references, [*answers, answers[0]])
     with pytest.raises(ValueError, match=r"no reference answer for 1 question ids, first \['1'\]"):
-        TASKS[task](questions, {"0": references["0"]}, answers)
+        TASKS[task].score(questions, {"0": references["0"]}, answers)
     with pytest.raises(ValueError, match="scoring rules official"):
-        TASKS[task](questions, references, answers, rule="lenient")
+        TASKS[task].score(questions, references, answers, rule="lenient")
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
@@ -48,14 +49,16 @@ def test_order_of_the_answer_file_does_not_matter(task):
     gold = {"mme": "yes", "pope": "yes", "gqa": "red"}.get(task, "A")
     other = "no" if gold == "yes" else "B"
     questions, references, answers = case([gold, other, gold, gold], [gold] * 4, images=["a", "a", "b", "b"])
-    straight = TASKS[task](questions, references, answers)
-    assert straight == TASKS[task](questions, references, answers[::-1])
+    straight = TASKS[task].score(questions, references, answers)
+    assert straight == TASKS[task].score(questions, references, answers[::-1])
     assert straight.accuracy == 75.0 and straight.n == 4
     assert list(straight.items.values()) == [1.0, 0.0, 1.0, 1.0]
 
 
 def test_gqa_drops_final_periods_and_case_of_the_prediction_only():
-    result = TASKS["gqa"](*case(["Red.", "red..", "red dog", " red"], ["red"] * 4, categories=["c", "c", "d", "d"]))
+    result = TASKS["gqa"].score(
+        *case(["Red.", "red..", "red dog", " red"], ["red"] * 4, categories=["c", "c", "d", "d"])
+    )
     assert list(result.items.values()) == [1.0, 1.0, 0.0, 0.0]
     assert result.extra["per_category"] == {"c": 100.0, "d": 0.0}
 
@@ -84,25 +87,43 @@ def test_pope_figures_by_hand():
     texts = ["yes", "yes", "no", "no", "yes", "NO"]
     golds = ["yes", "no", "yes", "no", "yes", "no"]
     categories = ["random"] * 3 + ["popular"] * 3
-    result = TASKS["pope"](*case(texts, golds, categories=categories))
-    # yes/yes 2, yes/no 1 + the misread NO, no/yes 1, no/no 1
+    result = TASKS["pope"].score(*case(texts, golds, categories=categories))
+    # random: yes/yes, yes/no, no/yes. popular: no/no, yes/yes, and the NO that reads as yes
+    assert result.headline == pytest.approx((50.0 + 200 / 3) / 2)
     assert result.accuracy == pytest.approx(50.0)
     assert result.extra["precision"] == pytest.approx(50.0)
     assert result.extra["recall"] == pytest.approx(200 / 3)
     assert result.extra["f1"] == pytest.approx(100 * 4 / 7)
     assert result.extra["yes_ratio"] == pytest.approx(400 / 6)
-    assert result.extra["f1_mean"] == pytest.approx((50.0 + 200 / 3) / 2)
+    random = result.extra["categories"]["random"]
+    assert (random["f1"], random["accuracy"]) == (pytest.approx(50.0), pytest.approx(100 / 3))
+    assert [random[name] for name in ("TP", "FP", "TN", "FN")] == [1, 1, 0, 1]
     assert result.extra["strict_accuracy"] == pytest.approx(400 / 6)
-    assert TASKS["pope"](*case(texts, golds), rule="strict").accuracy == pytest.approx(400 / 6)
+    assert TASKS["pope"].score(*case(texts, golds), rule="strict").accuracy == pytest.approx(400 / 6)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.booleans(), st.booleans()), min_size=1))
+def test_pope_headline_is_the_mean_of_the_categories_f1(rows):
+    """Its sum of ratios against F1 from precision and recall."""
+    words = {True: "yes", False: "no"}
+    made = case([words[said] for _, said, _ in rows], [words[true] for *_, true in rows], None, [c for c, *_ in rows])
+    f1s = []
+    for category in {category for category, *_ in rows}:
+        mine = [(said, true) for name, said, true in rows if name == category]
+        hits = sum(said and true for said, true in mine)
+        precision = hits / max(1, sum(said for said, _ in mine))
+        recall = hits / max(1, sum(true for _, true in mine))
+        f1s.append(200 * precision * recall / (precision + recall) if hits else 0.0)
+    assert TASKS["pope"].score(*made).headline == pytest.approx(sum(f1s) / len(f1s))
 
 
 def test_pope_without_positives_does_not_divide_by_zero():
-    assert TASKS["pope"](*case(["no"], ["no"])).extra["f1"] == 0.0
+    assert TASKS["pope"].score(*case(["no"], ["no"])).extra["f1"] == 0.0
 
 
 def test_pope_rejects_a_reference_that_is_neither():
     with pytest.raises(ValueError, match="question_id 0: expected the reference answer to be yes or no, got 'maybe'"):
-        TASKS["pope"](*case(["no"], ["maybe"]))
+        TASKS["pope"].score(*case(["no"], ["maybe"]))
 
 
 @pytest.mark.parametrize(
@@ -117,18 +138,48 @@ def test_mme_counts_questions_and_pictures():
     texts = ["yes", "no", "yes", "yes", "no", "no"]
     golds = ["yes", "no"] * 3
     images = ["a", "b", "b", "a", "a", "a"]  # file order does not pair them
-    categories = ["existence", "existence", "existence", "existence", "count", "count"]
-    result = TASKS["mme"](*case(texts, golds, images, categories))
-    # existence: a = right, wrong; b = right, right. count: a = wrong, right.
+    categories = ["existence", "existence", "existence", "existence", "code_reasoning", "code_reasoning"]
+    result = TASKS["mme"].score(*case(texts, golds, images, categories))
+    # existence: a = right, wrong; b = right, right. code_reasoning: a = wrong, right.
     assert result.accuracy == pytest.approx(400 / 6)
     assert result.extra["acc_plus"] == pytest.approx(100 / 3)
-    assert result.extra["category_score"] == {"count": 50.0, "existence": 75.0 + 50.0}
-    assert result.extra["score"] == 175.0
+    assert result.extra["category_score"] == {"existence": 75.0 + 50.0, "code_reasoning": 50.0}
+    assert (result.extra["perception_score"], result.extra["cognition_score"]) == (125.0, 50.0)
+    assert result.headline == 175.0
+
+
+def test_mme_names_no_figure_of_a_group_that_was_not_asked():
+    result = TASKS["mme"].score(*case(["yes", "yes"], ["yes", "yes"], ["a", "a"], ["OCR", "OCR"]))
+    assert result.headline == result.extra["perception_score"] == 200.0
+    assert "cognition_score" not in result.extra
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["OCR", "count", "code_reasoning"]), st.booleans(), st.booleans()), min_size=1)
+)
+def test_mme_headline_is_acc_and_acc_plus_by_category(pictures):
+    """The sum of its ratios against the definition; each ratio counts items that exist."""
+    said = [word for _, *pair in pictures for word in ("yes" if right else "no" for right in pair)]
+    images = [f"{place}" for place in range(len(pictures)) for _ in range(2)]
+    categories = [category for category, *_ in pictures for _ in range(2)]
+    made = case(said, ["yes"] * len(said), images, categories)
+    total = 0.0
+    for category in set(categories):
+        mine = [pair for name, *pair in pictures if name == category]
+        total += 100 * sum(map(sum, mine)) / (2 * len(mine)) + 100 * sum(map(all, mine)) / len(mine)
+    result = TASKS["mme"].score(*made)
+    assert result.headline == pytest.approx(total)
+    assert {key for ratio in result.ratios for key in ratio.keys} <= set(result.items)
 
 
 def test_mme_wants_two_questions_for_each_picture():
     with pytest.raises(ValueError, match=r"expected 2 questions for each picture, got 1 for image 'b'"):
-        TASKS["mme"](*case(["yes"] * 3, ["yes"] * 3, ["a", "a", "b"]))
+        TASKS["mme"].score(*case(["yes"] * 3, ["yes"] * 3, ["a", "a", "b"]))
+
+
+def test_mme_knows_its_fourteen_categories():
+    with pytest.raises(ValueError, match="question_id 0: unknown category 'smell'; known: existence, count"):
+        TASKS["mme"].score(*case(["yes"] * 2, ["yes"] * 2, ["a", "a"], ["smell"] * 2))
 
 
 @pytest.mark.parametrize(
@@ -156,15 +207,77 @@ def test_letters_by_each_benchmarks_rule(text, exact, leading, science, fixed):
     assert choice.letter_science_fixed(text) == fixed
 
 
+def test_mmbench_wants_every_rotation_right():
+    rows = [("7", "A", "B"), ("1000007", "B.", "B"), ("2000007", "C", "C"), ("8", "D", "D"), ("1000008", "A", "A")]
+    questions = [Question(int(key), "q", "7.jpg", "c" if key.endswith("7") else "d") for key, *_ in rows]
+    references = {key: {"answer": gold} for key, _, gold in rows}
+    answers = [Answer(int(key), "q", said, "m") for key, said, _ in rows]
+    result = TASKS["mmbench"].score(questions, references, answers)
+    assert result.headline == 50.0 and result.accuracy == result.extra["plain_accuracy"] == 80.0
+    assert result.extra["circular_per_category"] == {"c": 0.0, "d": 100.0} and result.extra["n_circular"] == 2
+    alone = TASKS["mmbench"].score(questions[1:2], references, answers[1:2])
+    assert alone.headline == 100.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, unique_by=lambda r: r[:2]))
+def test_mmbench_headline_is_the_share_of_questions_without_a_wrong_rotation(rows):
+    ids = [turn * 1_000_000 + number for number, turn, _ in rows]
+    questions = [Question(key, "q", "p") for key in ids]
+    answers = [Answer(key, "q", "A" if right else "B", "m") for key, (*_, right) in zip(ids, rows, strict=True)]
+    result = TASKS["mmbench_cn"].score(questions, {str(key): {"answer": "A"} for key in ids}, answers)
+    asked, spoilt = {number for number, *_ in rows}, {number for number, _, right in rows if not right}
+    assert result.name == "mmbench_cn"
+    assert result.headline == pytest.approx(100 * len(asked - spoilt) / len(asked))
+
+
+def test_seed_by_kind_and_type():
+    kinds = [("image", "Scene"), ("image", "Count"), ("video", "Action"), ("video", "Action")]
+    golds = [{"answer": "A", "data_type": kind, "question_type": name} for kind, name in kinds]
+    result = TASKS["seed"].score(*case(["A", "B", "A", "A"], golds))
+    assert result.headline == result.extra["total"] == 75.0
+    assert (result.extra["image"], result.extra["video"]) == (50.0, 100.0)
+    assert result.extra["per_type"] == {"Action": 100.0, "Count": 0.0, "Scene": 100.0}
+    assert "video" not in TASKS["seed"].score(*case(["A", "B"], golds[:2])).extra
+
+
+def test_sqa_headline_counts_questions_with_a_picture():
+    questions, references, answers = case(["A", "B", "A", "hm"], ["A"] * 4)
+    questions = [replace(one, image=None) if one.question_id in (1, 2) else one for one in questions]
+    result = TASKS["sqa"].score(questions, references, answers)
+    assert (result.headline, result.extra["img"], result.extra["n_img"]) == (50.0, 50.0, 2)
+    assert (result.accuracy, result.extra["total"], result.extra["text"]) == (50.0, 50.0, 50.0)
+    assert result.extra["unreadable"] == 25.0
+    first = TASKS["sqa"].score(questions[:1], references, answers[:1])
+    assert first.headline == 100.0 and "text" not in first.extra
+    with pytest.raises(ValueError, match="none of 2 has one"):
+        TASKS["sqa"].score(questions[1:3], references, answers[1:3])
+
+
+def test_gqa_by_structure():
+    golds = [{"answer": "yes", "structural": kind, "semantic": "rel"} for kind in ("verify", "query", "query")]
+    result = TASKS["gqa"].score(*case(["Yes", "no", "yes"], golds))
+    assert (result.extra["binary"], result.extra["open"]) == (100.0, 50.0)
+    assert result.extra["per_structural"] == {"query": 50.0, "verify": 100.0}
+    assert result.extra["per_semantic"] == {"rel": pytest.approx(200 / 3)}
+
+
+def test_vqa_by_answer_type():
+    golds = [{"answer": word, "answer_type": kind} for word, kind in (("yes", "yes/no"), ("2", "number"))]
+    assert TASKS["vizwiz"].score(*case(["Yes", "three"], golds)).extra["per_answer_type"] == {
+        "number": 0.0,
+        "yes/no": 100.0,
+    }
+
+
 def test_choice_tasks_report_unreadable_answers_and_the_other_rule():
-    seed = TASKS["seed"](*case(["B", "B.", "dog"], ["B", "B", "B"]))
+    seed = TASKS["seed"].score(*case(["B", "B.", "dog"], ["B", "B", "B"]))
     assert (seed.accuracy, seed.extra["fixed_accuracy"]) == (pytest.approx(100 / 3), pytest.approx(200 / 3))
     assert seed.extra["unreadable"] == pytest.approx(200 / 3)
-    sqa = TASKS["sqa"](*case(["The answer is B", "The answer is Apple."], ["B", "A"]))
+    sqa = TASKS["sqa"].score(*case(["The answer is B", "The answer is Apple."], ["B", "A"]))
     assert (sqa.accuracy, sqa.extra["fixed_accuracy"]) == (50.0, 50.0)
     assert list(sqa.items.values()) == [0.0, 1.0]
     with pytest.raises(ValueError, match="question_id 0: expected the reference answer to be a letter"):
-        TASKS["mmbench"](*case(["B"], ["dog"]))
+        TASKS["mmbench"].score(*case(["B"], ["dog"]))
 
 
 @pytest.mark.parametrize(
@@ -205,10 +318,10 @@ def test_soft_accuracy_by_the_leave_one_out_rule(agreeing, value):
 
 def test_vqa_references():
     many = {"answer": "red", "answers": ["red"] * 3 + ["blue"] * 7}
-    result = TASKS["vqav2"](*case(["red", "blue.", "red"], [many, many, "red"]))
+    result = TASKS["vqav2"].score(*case(["red", "blue.", "red"], [many, many, "red"]))
     assert list(result.items.values()) == [pytest.approx(0.9), 1.0, 1.0]
     with pytest.raises(ValueError, match="question_id 0: expected 'answers' to be 10 strings"):
-        TASKS["textvqa"](*case(["red"], [{"answers": ["red"]}]))
+        TASKS["textvqa"].score(*case(["red"], [{"answers": ["red"]}]))
 
 
 def _published_processor() -> ModuleType:

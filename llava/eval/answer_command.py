@@ -1,0 +1,160 @@
+"""What the question-answering programs share: their options, once, and the run behind them.
+
+A program is a function of an `AnswerOptions` and of what is its own (question file, image folder, ...);
+`answer_command` makes the command line of both. Differences to the public programs: greedy decoding and the vicuna_v1
+prompt are the defaults, and the length of an answer can be set everywhere.
+"""
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from llava.eval.answerer import Decoding, LlavaAnswerer
+from llava.eval.generate import Generation, generate_here
+from llava.eval.loading import load_model
+from llava.eval.methods import METHODS, apply_method, requested_budget
+from llava.eval.question_set import QuestionSet
+from llava.eval.shards import Shard
+
+logger = logging.getLogger(__name__)
+
+QuestionFile = Annotated[Path, typer.Option("--question-file", help="The benchmark's public question file.")]
+ImageFolder = Annotated[Path, typer.Option("--image-folder", help="Where the questions' pictures lie.")]
+SinglePredPrompt = Annotated[bool, typer.Option("--single-pred-prompt", help="Ask for the option's letter alone.")]
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """Model, decoding, share of the work and token compression: LLaVA's flags, then ours."""
+
+    model_path: Annotated[str, typer.Option("--model-path", help="Checkpoint folder or hub name.")]
+    answers_file: Annotated[Path, typer.Option("--answers-file", help="Where the answer lines go.")]
+    model_base: Annotated[str | None, typer.Option("--model-base", help="Base of a LoRA or projector.")] = None
+    conv_mode: Annotated[str, typer.Option("--conv-mode")] = "vicuna_v1"
+    num_chunks: Annotated[int, typer.Option("--num-chunks")] = 1
+    chunk_idx: Annotated[int, typer.Option("--chunk-idx")] = 0
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0
+    top_p: Annotated[float | None, typer.Option("--top_p", "--top-p")] = None
+    num_beams: Annotated[int, typer.Option("--num_beams", "--num-beams")] = 1
+    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", "--max-new-tokens")] = 128
+    batch_size: Annotated[int, typer.Option("--batch-size")] = 1
+    num_workers: Annotated[int, typer.Option("--num-workers", help="Processes that decode images.")] = 0
+    dominant: Annotated[int | None, typer.Option("--dominant", help="Kept tokens a tile, CLS included.")] = None
+    contextual: Annotated[int | None, typer.Option("--contextual", help="Merged tokens a tile.")] = None
+    method: Annotated[str | None, typer.Option("--method", help=", ".join(METHODS))] = None
+    order: Annotated[
+        str | None, typer.Option("--order", help="Packing of several tiles: official or spatial. Default: as saved.")
+    ] = None
+    device: Annotated[str | None, typer.Option("--device", help="Default: a GPU if there is one.")] = None
+
+
+def answer_command(max_new_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A function `main(options, *, ...)` as a command with the shared options and its own; a ValueError becomes a usage
+    error.
+
+    Args:
+        max_new_tokens: default of this program.
+    """
+
+    def decorate(main: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(AnswerOptions, include_extras=True)
+        shared = []
+        for option in fields(AnswerOptions):
+            default = inspect.Parameter.empty if option.default is MISSING else option.default
+            default = max_new_tokens if option.name == "max_new_tokens" else default
+            shared.append(_parameter(option.name, hints[option.name], default))
+        own = [
+            _parameter(name, hint, inspect.signature(main).parameters[name].default)
+            for name, hint in get_type_hints(main, include_extras=True).items()
+            if name not in ("options", "return")
+        ]
+
+        @wraps(main)
+        def command(**given: Any) -> None:
+            logging.basicConfig(level=logging.INFO, format="%(message)s")
+            options = AnswerOptions(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+            try:
+                main(options, **given)
+            except ValueError as error:
+                raise typer.BadParameter(str(error)) from error
+
+        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
+        return command
+
+    return decorate
+
+
+def open_answerer(options: AnswerOptions) -> LlavaAnswerer:
+    """Load the model the options name and attach their method.
+
+    Raises:
+        ValueError: options that do not fit, or a checkpoint that cannot be loaded.
+    """
+    decoding = Decoding(
+        options.conv_mode, options.temperature, options.top_p, options.num_beams, options.max_new_tokens
+    )
+    method, budget = requested_budget(options.method, options.dominant, options.contextual)
+    loaded = load_model(options.model_path, options.model_base, options.device)
+    if options.device is None and loaded.model.device.type == "cpu":
+        logger.warning("no GPU found: answering on the CPU")
+    apply_method(loaded.model, method, budget, options.order)
+    return LlavaAnswerer(
+        loaded.model,
+        loaded.tokenizer,
+        loaded.image_processor,
+        loaded.name,
+        replace(decoding, conv_mode=conversation_for(loaded.name, options.conv_mode)),
+        source={"model_path": options.model_path, "model_base": options.model_base},
+    )
+
+
+def answer(asked: QuestionSet, options: AnswerOptions) -> Generation | None:
+    """Load the model and answer this process's part of the questions: the chunk it was given, or as one rank of a
+    launcher. None: another rank merges.
+
+    Raises:
+        ValueError: see `open_answerer`; a broken picture.
+    """
+    shard = Shard(options.chunk_idx, options.num_chunks)
+    target = options.answers_file
+    outcome = generate_here(
+        open_answerer(options),
+        asked,
+        target,
+        shard=shard,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+        title=target.name,
+    )
+    typer.echo(_summary(outcome, target))
+    return outcome
+
+
+def conversation_for(model_name: str, conv_mode: str) -> str:
+    """Projector-only pre-trained models (`plain` in the name, `finetune` not) were fed the mmtag form of a
+    template."""
+    lowered = model_name.lower()
+    if "plain" in lowered and "finetune" not in lowered and "mmtag" not in conv_mode:
+        logger.warning("%s is a pre-trained model: using conversation mode %s_mmtag", model_name, conv_mode)
+        return f"{conv_mode}_mmtag"
+    return conv_mode
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+
+
+def _summary(outcome: Generation | None, target: Path) -> str:
+    if outcome is None:
+        return "this rank is done; the last rank merges"
+    tokens = (
+        "no images" if outcome.tokens_per_image is None else f"{outcome.tokens_per_image:.1f} visual tokens an image"
+    )
+    return f"{len(outcome.answers)} answers ({outcome.asked} new) in {target}, {tokens}"

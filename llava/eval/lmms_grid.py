@@ -1,0 +1,146 @@
+"""The part of a grid that lmms-eval runs: its tasks for every cell, as records beside ours.
+
+    python -m llava.eval.lmms_grid --config configs/eval/miniature.yaml --out results/miniature
+
+Reads the grid's key `lmms`: a configs/eval/lmms_*.yaml and some of its tasks. A cell is one run of lmms-eval, over all
+GPUs. What is complete and unchanged is skipped; what fails is recorded as failed and the rest still runs.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from llava.eval.cells import COMPLETE, FAILED, Record, is_done, write_items, write_record
+from llava.eval.compare import Measured
+from llava.eval.grid import SKIPPED, Echo
+from llava.eval.grid_config import Cell, GridConfig, LmmsPart, read_config
+from llava.eval.inputs import checkpoint_files
+from llava.eval.lmms_config import LmmsConfig
+from llava.eval.lmms_config import read_config as read_lmms_config
+from llava.eval.lmms_records import model_options, read_measured, task_name
+from llava.eval.lmms_run import run
+from llava.eval.measure import budget_record
+from llava.provenance import sha256_file, stamp, without_machine_paths
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = "Example: python -m llava.eval.lmms_grid --config configs/eval/miniature.yaml --out results/miniature"
+# A run of lmms-eval: configuration, model options, folder, limit -> results file.
+Runner = Callable[[LmmsConfig, dict[str, Any], Path, int | None], Path]
+
+
+def run_lmms_grid(
+    config: GridConfig, part: LmmsPart, out: Path, cells: Sequence[Cell], runner: Runner, echo: Echo = logger.info
+) -> dict[str, str]:
+    """Run what is not done. -> {"cell/task": "complete", "skipped" or "failed"}"""
+    asked = replace(read_lmms_config(part.config).only(part.tasks), batch_size=config.batch_size)
+    outcomes: dict[str, str] = {}
+    for cell in cells:
+        bases = {task.name: _base(cell, task.name, config, part) for task in asked.tasks}
+        todo = [name for name, base in bases.items() if not is_done(out, base)]
+        outcomes |= {base.name: SKIPPED for name, base in bases.items() if name not in todo}
+        if not todo:
+            continue
+        try:
+            options = model_options(asdict(cell.source), cell.method, bases[todo[0]].budget, config.order)
+            folder = Path(config.work) / config.name / cell.name / "lmms"
+            done = read_measured([runner(asked.only(todo), options, folder, config.limit)])
+        except Exception as error:
+            logger.exception("cell %s failed", cell.name)
+            for name in todo:
+                failed = replace(bases[name], error=f"{type(error).__name__}: {error}", stamp=stamp())
+                outcomes[failed.name] = _record(out, failed, echo)
+            continue
+        for one in done:
+            outcomes[one.record.name] = _keep(out, one, bases, echo)
+    return outcomes
+
+
+def _base(cell: Cell, task: str, config: GridConfig, part: LmmsPart) -> Record:
+    """What a record is before it is measured. Its questions are the hub's, or those of a folder that says its seed."""
+    model = asdict(cell.source)
+    inputs = without_machine_paths({
+        "weights": checkpoint_files(cell.source.path, cell.source.base),
+        "files": {"lmms_config": sha256_file(Path(part.config)), "task": task},
+        "settings": {"method": cell.method, "order": config.order, "limit": config.limit},
+    })
+    return Record(
+        cell.name, task_name(task), cell.method, FAILED, model, budget_record(cell.budget), config.order, inputs=inputs
+    )
+
+
+def _keep(out: Path, one: Measured, bases: dict[str, Record], echo: Echo) -> str:
+    """Write a result as the record it was asked for."""
+    base = next(base for base in bases.values() if base.task == one.record.task)
+    if one.items is not None:
+        write_items(out, base.cell, base.task, one.items)
+    record = replace(
+        one.record, cell=base.cell, model=base.model, inputs=base.inputs, stamp={**stamp(), **one.record.stamp}
+    )
+    return _record(out, record, echo)
+
+
+def _record(out: Path, record: Record, echo: Echo) -> str:
+    write_record(out, record)
+    said = f"{record.headline:.1f}" if record.headline is not None else f"FAILED: {record.error}"
+    echo(f"{record.name}: {said}")
+    return record.status
+
+
+def _part(grid: GridConfig, wanted: Sequence[str]) -> LmmsPart | None:
+    """The grid's lmms-eval tasks, or those among `wanted`; None if that leaves none."""
+    if grid.lmms is None:
+        return None
+    tasks = tuple(name for name in grid.lmms.tasks if not wanted or name in wanted)
+    return replace(grid.lmms, tasks=tasks) if tasks else None
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="configs/eval/*.yaml with the key lmms")],
+    out: Annotated[Path, typer.Option(help="folder of the records")],
+    method: Annotated[list[str] | None, typer.Option(help="only this method; repeatable")] = None,
+    budget: Annotated[list[int] | None, typer.Option(help="only this total budget; repeatable")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="only this task of lmms-eval; repeatable")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first documents of each task")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="instead of the config's")] = None,
+    processes: Annotated[int | None, typer.Option(help="default: one a GPU, else one")] = None,
+) -> None:
+    """Run the lmms-eval part of a grid."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        grid = read_config(config)
+        changed = {key: value for key, value in (("limit", limit), ("batch_size", batch_size)) if value is not None}
+        grid = replace(grid, **changed)
+        grid.some_tasks(task or [])  # refuses what the grid does not have
+        part = _part(grid, task or [])
+        if part is None:
+            typer.echo(f"{config}: nothing for lmms-eval")
+            return
+        cells = grid.some_cells(method or [], budget or [])
+        count = max(1, torch.cuda.device_count()) if processes is None else processes
+        outcomes = run_lmms_grid(
+            grid,
+            part,
+            out,
+            cells,
+            lambda asked, options, folder, first: run(asked, options, folder, limit=first, processes=count),
+            typer.echo,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    failed = [name for name, outcome in outcomes.items() if outcome not in (COMPLETE, SKIPPED)]
+    if failed:
+        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)
+
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command(epilog=EXAMPLE)(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# LLaVA's benchmarks one after another. One that fails does not stop the others; the exit status tells whether any did.
+#
+#   bash scripts/eval/all.sh liuhaotian/llava-v1.5-7b --dominant 54 --contextual 10
+#   BENCHMARKS="pope gqa" bash scripts/eval/all.sh checkpoints/zip-tune-7b --model-base liuhaotian/llava-v1.5-7b
+#
+# BENCHMARKS: which (default: the ten that need no judge; all twelve: add llavabench mmvet). Other settings and flags:
+# bash scripts/eval/benchmark.sh --help. What is answered already is not asked again.
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case "${1:-}" in "" | -h | --help) usage && exit 0 ;; esac
+
+failed=()
+for benchmark in ${BENCHMARKS:-vqav2 gqa vizwiz sqa textvqa pope mme mmbench mmbench_cn seed}; do
+  say "== $benchmark"
+  bash scripts/eval/benchmark.sh "$benchmark" "$@" || failed+=("$benchmark")
+done
+((${#failed[@]} == 0)) || fail "failed: ${failed[*]}" "the messages are above, each under its '== <benchmark>' line"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The paper's "13B faster and better than 7B" on LLaVA-NeXT: 7B dense beside 13B dense and with VisionZip, accuracy side.
+#
+#   bash scripts/eval/reproduce_13b_vs_7b.sh
+#   OUT=runs/part bash scripts/eval/reproduce_13b_vs_7b.sh --task textvqa --limit 500
+#
+# Two grids, configs/eval/next_7b_dense.yaml and configs/eval/table13_next_13b.yaml, into OUT/7b and OUT/13b (default:
+# runs/13b_vs_7b); arguments go to both. Times of both models: scripts/bench, not this script.
+# Settings and data: bash scripts/eval/reproduce_table1.sh --help
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+
+OUT="${OUT:-runs/13b_vs_7b}"
+failed=0
+GRID="${GRID_7B:-configs/eval/next_7b_dense.yaml}" OUT="$OUT/7b" bash scripts/eval/grid.sh "$@" || failed=1
+GRID="${GRID_13B:-configs/eval/table13_next_13b.yaml}" OUT="$OUT/13b" bash scripts/eval/grid.sh "$@" || failed=1
+exit "$failed"

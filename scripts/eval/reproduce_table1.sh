@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The paper's Table 1 on LLaVA-1.5-7B: dense, 192/128/64 tokens, training-free and tuned, and the controls.
+#
+#   bash scripts/eval/reproduce_table1.sh
+#   OUT=runs/part bash scripts/eval/reproduce_table1.sh --method dense --method visionzip --budget 64 --limit 500
+#
+# It needs the data of playground/data/README.md and, for the rows of VisionZip‡, checkpoints tuned as docs/evaluation.md says.
+# What is missing is named in the record of each cell.
+# Arguments choose a part of the grid (python -m llava.eval.grid --help). Finished benchmarks are skipped; one that fails is
+# shown as failed and the rest goes on. OUT: folder of records, report.md, tables and plot (default: runs/table1).
+# GRID: the configuration (default: configs/eval/table1_v1_5_7b.yaml). NUM_PROCESSES: processes that share
+# the questions (default: GPUs, or 1). Differences of protocol to the paper: docs/evaluation.md.
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+
+GRID="${GRID:-configs/eval/table1_v1_5_7b.yaml}" OUT="${OUT:-runs/table1}"
+export GRID OUT
+exec bash scripts/eval/grid.sh "$@"

@@ -1,0 +1,115 @@
+"""The diff of two cells: which items flip, the page, the kept patches, what is refused."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from llava.eval import diff
+from llava.eval.cells import Items, Record, items_file, write_items
+from llava.eval.kept import DIM, KeptTokens, shade
+from llava.eval.records import write_lines
+from llava.eval.tasks import TASKS
+from llava.eval.tasks.base import mean_ratio
+from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
+
+TYPES = {"structural": "query", "semantic": "attr", "detailed": "x"}
+IDS = ("0", "1", "2", "3")
+
+
+def items(scores, said=None):
+    return Items(
+        IDS, ("a.png", "a.png", "b.png", "b.png"), tuple(scores), tuple(said or IDS), (mean_ratio(IDS, scores),)
+    )
+
+
+def test_items_flip_where_the_score_crosses_one_half():
+    found = diff.flips(items([1, 0.3, 0.6, 0]), items([0.4, 0, 1, 0.9], said=("x", "y", "z", "w")))
+    assert [(flip.id, flip.lost, flip.said) for flip in found] == [("0", True, ("0", "x")), ("3", False, ("3", "w"))]
+    assert found[1].image == "b.png" and found[1].scores == (0, 0.9)
+    with pytest.raises(ValueError, match="asked different questions"):
+        diff.flips(items([1] * 4), replace(items([1] * 4), ids=("0", "1", "2", "9")))
+
+
+def test_dropped_patches_are_darkened_and_kept_ones_are_not():
+    patches = torch.tensor([[1.0, DIM], [DIM, 1.0]])
+    picture = shade(torch.full((3, 4, 4), 0.8), patches)
+    rows = [[picture.getpixel((x, y))[0] for x in range(4)] for y in range(4)]
+    assert rows == [[204, 204, 51, 51]] * 2 + [[51, 51, 204, 204]] * 2
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Records of two cells of a tiny model on four questions of GQA."""
+    folder = tmp_path_factory.mktemp("diff")
+    checkpoint = write_v15(tiny_vicuna_llava(folder), folder / "llava-tiny")
+    gqa, data = TASKS["gqa"], folder / "data"
+    (data / gqa.images).mkdir(parents=True)
+    for name, color in (("a.png", (250, 10, 10)), ("b.png", (10, 250, 10))):
+        Image.new("RGB", (60, 60), color).save(data / gqa.images / name)
+    rows = [{"question_id": int(i), "text": f"What <{i}>?", "image": "ab"[int(i) // 2] + ".png"} for i in IDS]
+    write_lines(data / gqa.questions, rows)
+    answers = {i: {"imageId": "a", "question": "q", "answer": "red & round", "types": TYPES} for i in IDS}
+    (data / gqa.annotations[0]).write_text(json.dumps(answers))
+    model = {"path": str(checkpoint), "base": None}
+    for cell, method, budget, scores in (
+        ("dense", "dense", None, [1, 1, 0, 0]),
+        ("visionzip-7", "visionzip", {"dominant": 5, "contextual": 2, "total": 7}, [1, 0, 0, 1]),
+    ):
+        record = Record(cell, "gqa", method, "complete", model, budget, headline=50.0, accuracy=50.0, n=4)
+        (folder / "out" / "cells" / cell).mkdir(parents=True)
+        # the checkpoint is named as it lies: records of real runs name it from the repository root
+        (folder / "out" / "cells" / cell / "gqa.json").write_text(json.dumps(vars(record)))
+        write_items(folder / "out", cell, "gqa", items(scores))
+    return folder
+
+
+def run(world, *flags, cells=("dense", "visionzip-7"), task="gqa"):
+    arguments = [world / "out" / "cells" / cell for cell in cells]
+    arguments += ["--task", task, "--data", world / "data", "--out", world / "diff", "--device", "cpu", *flags]
+    return CliRunner().invoke(diff.app, [str(argument) for argument in arguments])
+
+
+def test_the_command_writes_a_page_with_both_answers_and_pictures(world):
+    result = run(world)
+    assert result.exit_code == 0, result.output
+    assert "gqa: 2 items differ, 1 only dense has right, 1 only visionzip-7" in result.output
+    page = (world / "diff" / "gqa" / "diff.html").read_text()
+    assert (
+        page.count("<img") == 4
+        and "What &lt;1&gt;?" in page
+        and "red &amp; round" in page
+        and "What &lt;0&gt;" not in page
+    )
+    assert len(re.findall(r'class="right"', page)) == len(re.findall(r'class="wrong"', page)) == 2
+    written = json.loads((world / "diff" / "gqa" / "diff.json").read_text())
+    assert [flip["id"] for flip in written] == ["1", "3"]
+    assert run(world, "--limit", "1").exit_code == 0
+    assert (world / "diff" / "gqa" / "diff.html").read_text().count("<img") == 2
+
+
+def test_the_drawn_patches_are_those_the_method_keeps(world):
+    record = json.loads((world / "out" / "cells" / "visionzip-7" / "gqa.json").read_text())
+    kept = KeptTokens.of(Record(**record), "cpu")
+    (picture,) = kept.draw([Image.new("RGB", (56, 56), (200, 200, 200))])
+    tower = kept.model.get_vision_tower()
+    patch = picture.width // tower.num_patches_per_side
+    light = [
+        picture.getpixel((patch * (i % tower.num_patches_per_side), patch * (i // tower.num_patches_per_side)))[0] > 150
+        for i in range(tower.num_patches)
+    ]
+    assert sum(light) == 4  # five dominant tokens, one of them CLS
+
+
+def test_what_cannot_be_compared_is_named(world):
+    assert "known are" in run(world, task="vqa").output
+    result = run(world, task="pope")
+    assert result.exit_code == 2 and "with pope.json in it" in " ".join(result.output.replace("│", " ").split())
+    items_file(world / "out", "dense", "gqa").rename(world / "kept.json")
+    result = run(world)
+    (world / "kept.json").rename(items_file(world / "out", "dense", "gqa"))
+    assert "were not kept" in " ".join(result.output.replace("│", " ").split())
