@@ -55,7 +55,7 @@ cat <<END
 
 report   $RESULTS/report.md
 plot     $RESULTS/accuracy.png
-records  $RESULTS/cells/*.json
+records  $RESULTS/cells/*/*.json
 tuned    ${TUNED}_{48,32,16}/mm_projector.bin
 
 next

@@ -54,11 +54,10 @@ def plan(
     visual, said = _visual_tokens(shape, dominant, contextual)
     encoded = 0 if feature_cache else shape.max_tiles
     step = Step(1, visual + text_tokens, answer_tokens, encoded, bits, stage, checkpointing, gpus=gpus)
-    fitting = largest_rows(shape, step, gpu * GB)
     if global_batch % gpus:
         raise ValueError(f"--global-batch {global_batch} cannot be shared equally among --gpus {gpus}")
     per_gpu = global_batch // gpus
-    micro = max((rows for rows in range(1, min(fitting, per_gpu) + 1) if per_gpu % rows == 0), default=0)
+    micro = _micro_batch(largest_rows(shape, step, gpu * GB), per_gpu)
     shown = replace(step, rows=max(1, micro))
     console = Console()
     title = f"{model}: {stage} training, {shown.rows} rows a step on one GPU (estimate)"
@@ -70,17 +69,24 @@ def plan(
         "plan again with their --text-tokens"
     )
     if not micro:
-        need = sum(memory_parts(shape, shown).values()) / GB
-        raise ValueError(
-            f"one row needs {need:.1f} GB and does not fit --gpu {gpu:g}; try --bits 4, fewer tokens, more --gpus with "
-            "ZeRO-3, or a larger card"
-        )
-    accumulation = -(-per_gpu // micro)
-    console.print(f"--per_device_train_batch_size {micro} --gradient_accumulation_steps {accumulation}")
+        raise ValueError(_too_big(sum(memory_parts(shape, shown).values()), gpu))
+    console.print(f"--per_device_train_batch_size {micro} --gradient_accumulation_steps {-(-per_gpu // micro)}")
     whole = replace(shown, checkpointing=False)
     if checkpointing and sum(memory_parts(shape, whole).values()) <= gpu * GB:
         console.print("fits without gradient checkpointing: --gradient_checkpointing False saves a forward pass")
     console.print(_time(rows, step.tokens, global_batch, gpus, tokens_per_second))
+
+
+def _micro_batch(fitting: int, per_gpu: int) -> int:
+    """The largest number of rows that fits and divides a GPU's share of the global batch; 0 when not even one fits."""
+    return max((rows for rows in range(1, min(fitting, per_gpu) + 1) if per_gpu % rows == 0), default=0)
+
+
+def _too_big(need: float, gpu: float) -> str:
+    return (
+        f"one row needs {need / GB:.1f} GB and does not fit --gpu {gpu:g}; try --bits 4, fewer tokens, more --gpus "
+        "with ZeRO-3, or a larger card"
+    )
 
 
 def _time(rows: int | None, tokens: int, global_batch: int, gpus: int, tokens_per_second: float | None) -> str:

@@ -11,7 +11,7 @@ from llava.eval.methods import method_named
 
 # Benchmarks LLaVA has no script of its own for: lmms-eval's figure is the one tables print. Everything else of
 # lmms-eval has a protocol of its own and stays a column of its own.
-NAMES: Mapping[str, str] = {"mmmu_val": "mmmu"}
+NAMES: Mapping[str, str] = {"mmmu_val": "mmmu", "mini_mmmu_val": "mmmu"}
 TITLES: Mapping[str, str] = {"mmmu": "MMMU"}
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
+from transformers.trainer_utils import TrainOutput
 
 from llava.data.collator import DataCollatorForSupervisedDataset
 from llava.data.dataset import LazySupervisedDataset
@@ -29,7 +30,7 @@ from llava.train.options import parse_args
 from llava.train.quantize import require_frozen_weights
 from llava.train.save import RUN_FILE, STATE_FILE, save_run
 from llava.train.setup import load_model, make_dataset
-from llava.train.stages import apply_stage, choose_stage
+from llava.train.stages import Stage, apply_stage, choose_stage
 from llava.train.trainer import LLaVATrainer, last_checkpoint, missing_parts
 
 logger = logging.getLogger(__name__)
@@ -88,16 +89,22 @@ def train(attn_implementation: str | None = None, argv: Sequence[str] | None = N
     stop.leave_if_asked(trainer.state)
     trainer.share_masked_rows()
     model.config.use_cache = cached
-    record = {
-        "stage": stage.name,
-        "trained_parts": sorted(stage.parts),
-        "compressor": getattr(model.config, "mm_compressor", None),
+    described = {
         "data": describe_data(data_args, dataset),
-        "result": result.metrics | {"steps": result.global_step},
         "arguments": describe_arguments(model_args, data_args, training_args),
     }
-    save_run(trainer, stage, tokenizer, record)
+    save_run(trainer, stage, tokenizer, describe_run(stage, model.config, result) | described)
     return trainer
+
+
+def describe_run(stage: Stage, config: Any, result: TrainOutput) -> dict[str, Any]:
+    """What trained, under which compressor, and what came out."""
+    return {
+        "stage": stage.name,
+        "trained_parts": sorted(stage.parts),
+        "compressor": getattr(config, "mm_compressor", None),
+        "result": result.metrics | {"steps": result.global_step},
+    }
 
 
 def checkpoint_to_resume(args: TrainingArguments, config: Any) -> str | None:

@@ -16,5 +16,5 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 failed=0
 python -m llava.eval.grid --config configs/eval/miniature.yaml --out "$OUT" "$@" || failed=1
-python -m llava.eval.report --records "$OUT" --out "$OUT"
+python -m llava.eval.report --grid configs/eval/miniature.yaml --records "$OUT" --out "$OUT"
 exit "$failed"

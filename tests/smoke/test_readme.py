@@ -30,6 +30,13 @@ PAGES = [
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 PLAIN = {"git", "cd", "source", "less", "ls", "mkdir", "unzip", "cp", "hf"}  # ordinary tools: not checked further
 OURS = ("llava", "visionzip", "tests", "configs", "scripts", "requirements", "playground/miniature", "docs")
+BEHIND = {  # the program a script passes its flags to
+    "scripts/train/": "llava.train.train",
+    "scripts/eval/reproduce": "llava.eval.grid",
+    "scripts/eval/grid": "llava.eval.grid",
+    "scripts/eval/miniature": "llava.eval.grid",
+    "scripts/eval/": "llava.eval.run_benchmark",
+}
 MINIATURE = ROOT / "playground" / "miniature" / "llava-mini-v1.5"
 
 
@@ -90,8 +97,9 @@ def command_faults(words: list[str]) -> list[str]:
             return [f"no script {rest[0]}"]
         if rest[0] != "scripts/test.sh":  # its flags are pytest's
             known = help_of("bash", rest[0])
-            if rest[0].startswith("scripts/train/"):
-                known += help_of(sys.executable, "-m", "llava.train.train")
+            behind = next((module for prefix, module in BEHIND.items() if rest[0].startswith(prefix)), None)
+            if behind is not None and unknown_flags(rest[1:], known):
+                known += help_of(sys.executable, "-m", behind)
             faults += [f"{rest[0]} has no {flag}" for flag in unknown_flags(rest[1:], known)]
     elif program == "python" and rest[:1] == ["-m"]:
         module = rest[1]
@@ -105,8 +113,9 @@ def command_faults(words: list[str]) -> list[str]:
         elif module not in ("lmms_eval", "pytest", "mkdocs", "pip", "venv"):
             faults.append(f"unknown module {module}")
     elif program == "visionzip" and rest:
-        known = help_of(sys.executable, "-m", "llava.cli", rest[0])
-        faults += [f"visionzip {rest[0]} has no {flag}" for flag in unknown_flags(rest[1:], known)]
+        names = rest[:2] if rest[0] == "eval" else rest[:1]
+        known = help_of(sys.executable, "-m", "llava.cli", *names)
+        faults += [f"visionzip {' '.join(names)} has no {flag}" for flag in unknown_flags(rest[1:], known)]
     elif program == "make":
         targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
         faults += [f"no make target {word}" for word in rest if word not in targets]
@@ -189,6 +198,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         ("python -m nonsense", "unknown module"),
         ("make nothing", "no make target"),
         ("visionzip plan --gpuz 24", "has no --gpuz"),
+        ("visionzip eval report --recordz x", "visionzip eval report has no --recordz"),
+        ("bash scripts/eval/pope.sh ckpt --dominant 5 --kontextual 2", "has no --kontextual"),
         ("frobnicate", "unknown program"),
         ("LLAVA_VENV=x bash scripts/nothing.sh", "no script"),
         ("git status && bash scripts/nothing.sh", "no script"),
