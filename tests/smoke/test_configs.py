@@ -108,11 +108,28 @@ def test_the_example_hostfile_is_one() -> None:
 
 @pytest.mark.parametrize("path", EVAL, ids=name_of)
 def test_eval_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grid's own reader takes the file and makes cells of it."""
+    """The grid's own reader takes the file and makes cells of it; what it names is there, and the declared average is
+    over columns it has and the published table knows."""
     from llava.eval.grid_config import read_config
+    from llava.eval.lmms_config import read_config as read_lmms_config
+    from llava.eval.lmms_records import task_name
+    from llava.eval.published import find_row, read_published
 
     monkeypatch.chdir(ROOT)
-    assert list(read_config(path).cells())
+    config = read_config(path)
+    assert list(config.cells())
+    columns = {*config.tasks}
+    if config.lmms is not None:
+        assert read_lmms_config(config.lmms.config).only(config.lmms.tasks).tasks
+        columns |= {task_name(task) for task in config.lmms.tasks}
+    assert set(config.average_over) <= columns
+    if config.published is not None:
+        table = read_published(config.published)
+        assert set(config.average_over) <= set(table.columns)
+        for cell in config.cells():
+            if cell.method in ("dense", "visionzip", "visionzip-tuned"):
+                tokens = None if cell.budget is None else cell.budget.total * table.tiles
+                assert find_row(table, cell.method, tokens)
 
 
 @pytest.mark.parametrize("path", LMMS, ids=name_of)

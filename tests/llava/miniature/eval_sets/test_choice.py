@@ -52,7 +52,7 @@ def test_mmbench(root, name):
         *("category", "image", "source", "l2-category", "comment", "split"),
     ]
     plain = table[table["index"] < PLAIN].set_index("index")
-    assert table["index"].is_unique and len(plain) == 40 and 0 < table["hint"].notna().mean() < 1
+    assert table["index"].is_unique and len(plain) == 20 and 0 < table["hint"].notna().mean() < 1
     turned = {}
     for row in table.to_dict("records"):
         first = plain.loc[row["index"] % PLAIN]
