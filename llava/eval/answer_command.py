@@ -104,6 +104,7 @@ def open_answerer(options: AnswerOptions) -> LlavaAnswerer:
     loaded = load_model(options.model_path, options.model_base, options.device)
     if options.device is None and loaded.model.device.type == "cpu":
         logger.warning("no GPU found: answering on the CPU")
+    saved = loaded.model.get_vision_tower().compressor
     apply_method(loaded.model, method, budget, options.order)
     return LlavaAnswerer(
         loaded.model,
@@ -111,7 +112,11 @@ def open_answerer(options: AnswerOptions) -> LlavaAnswerer:
         loaded.image_processor,
         loaded.name,
         replace(decoding, conv_mode=conversation_for(loaded.name, options.conv_mode)),
-        source={"model_path": options.model_path, "model_base": options.model_base},
+        source={
+            "model_path": options.model_path,
+            "model_base": options.model_base,
+            "saved": None if saved is None else saved.to_config(),
+        },
     )
 
 

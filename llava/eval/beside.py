@@ -1,11 +1,13 @@
 """Published rows beside ours: matched by method and budget, averaged over the same benchmarks, within a tolerance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llava.eval.compare import Row
+from llava.eval.compare import DENSE, Row, complete
 from llava.eval.methods import METHODS
 from llava.eval.published import RIVALS, PublishedRow, PublishedTable, relative_average
+
+FIGURE_TOLERANCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -13,12 +15,14 @@ class Beside:
     """A published row next to one of ours.
 
     average: its relative average over the benchmarks ours is taken over, None where it lacks one of them. gap: ours
-    minus that, in points.
+    minus that, in points; None for dense, whose average is 100 by definition. off: benchmarks whose figure is more than
+    `FIGURE_TOLERANCE` percent away from the published one, with the difference in percent.
     """
 
     row: PublishedRow
     average: float | None
     gap: float | None
+    off: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -26,10 +30,13 @@ class Beside:
         return f"{name}, published{'' if self.row.confirmed else ' (unconfirmed)'}"
 
     def verdict(self, tolerance: float) -> str:
-        """The gap and whether it is within `tolerance` points; "-" where there is none."""
-        if self.gap is None:
+        """The gap of the averages, and whether it is within `tolerance` points and no single figure is off."""
+        gap = "" if self.gap is None else f"{self.gap:+.1f} "
+        if self.off:
+            return f"{gap}(FAIL: {', '.join(f'{task} {percent:+.0f}%' for task, percent in self.off.items())})"
+        if self.gap is None and self.row.method != DENSE:
             return "-"
-        return f"{self.gap:+.1f} ({'pass' if abs(self.gap) <= tolerance else 'FAIL'})"
+        return f"{gap}({'pass' if abs(self.gap or 0) <= tolerance else 'FAIL'})"
 
 
 def stand_beside(rows: Sequence[Row], table: PublishedTable, over: Sequence[str]) -> dict[str, Beside]:
@@ -40,9 +47,22 @@ def stand_beside(rows: Sequence[Row], table: PublishedTable, over: Sequence[str]
         published = _find(table, row.method, row.total)
         if published is not None:
             average = None if dense is None else _average(published, dense, over)
-            gap = None if average is None or row.relative is None else row.relative - average
-            found[row.cell] = Beside(published, average, gap)
+            known = average is not None and row.relative is not None and row.method != DENSE
+            gap = row.relative - average if known else None
+            found[row.cell] = Beside(published, average, gap, _off(row, published, over))
     return found
+
+
+def _off(row: Row, published: PublishedRow, over: Sequence[str]) -> dict[str, float]:
+    """The figures of the declared benchmarks that are far from the published ones."""
+    away = {}
+    for task in over:
+        record, figure = complete(row, task), published.figures.get(task)
+        if record is not None and record.headline is not None and figure:
+            percent = 100 * (record.headline / figure - 1)
+            if abs(percent) > FIGURE_TOLERANCE:
+                away[task] = percent
+    return away
 
 
 def _find(table: PublishedTable, method: str, total: int | None) -> PublishedRow | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llava.eval.cells import Items
+from llava.eval.tasks.base import Ratio
 
 DRAWS = 2000
 _CHUNK = 100  # draws held at a time
@@ -46,6 +47,27 @@ def resampled_headlines(task: str, items: Sequence[Items], draws: int = DRAWS, s
             total += weight * np.divide(above @ drawn.T, counted, out=np.zeros_like(counted), where=counted > 0)
         chunks.append(total)
     return np.concatenate(chunks, axis=1)
+
+
+def in_common(items: Sequence[Items]) -> list[Items]:
+    """The items all have: a judge without a readable score leaves a question out for one method and not for another."""
+    shared = set.intersection(*(set(one.ids) for one in items))
+    if all(len(one.ids) == len(shared) for one in items):
+        return list(items)
+    return [_restrict(one, shared) for one in items]
+
+
+def _restrict(one: Items, keys: set[str]) -> Items:
+    places = [place for place, key in enumerate(one.ids) if key in keys]
+    ids, images, scores, said = (
+        tuple(column[place] for place in places) for column in (one.ids, one.images, one.scores, one.said)
+    )
+    ratios = []
+    for ratio in one.ratios:
+        kept = [place for place, key in enumerate(ratio.keys) if key in keys]
+        columns = (ratio.keys, ratio.numerators, ratio.denominators)
+        ratios.append(Ratio(ratio.weight, *(tuple(column[place] for place in kept) for column in columns)))
+    return Items(ids, images, scores, said, tuple(ratios))
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

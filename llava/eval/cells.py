@@ -108,6 +108,12 @@ def is_done(out: Path, base: Record) -> bool:
     return record.status == COMPLETE and record.inputs == base.inputs
 
 
+def is_complete(out: Path, base: Record) -> bool:
+    """A complete record of this cell and benchmark is there, whatever its inputs."""
+    path = record_file(out, base.cell, base.task)
+    return path.exists() and read_record(path).status == COMPLETE
+
+
 def read_records(out: Path) -> list[Record]:
     """All records under `out`, by file name.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from llava.eval.bootstrap import DRAWS, interval, resampled_headlines
+from llava.eval.bootstrap import DRAWS, in_common, interval, resampled_headlines
 from llava.eval.cells import COMPLETE, Items, Record
 from llava.eval.methods import METHODS
 from llava.eval.published import relative_average
@@ -100,15 +100,26 @@ def _bare_row(name: str, cell: Mapping[str, Measured], over: Sequence[str]) -> R
 def _check_comparable(records: Sequence[Record]) -> None:
     done = [record for record in records if record.status == COMPLETE]
     for record in done[1:]:
-        if _questions(record) != _questions(done[0]):
+        first, other = _conditions(done[0]), _conditions(record)
+        differing = [name for name in first if first[name] != other[name] and None not in (first[name], other[name])]
+        if differing or first["limit"] != other["limit"]:
             raise ValueError(
-                f"{done[0].name} and {record.name} were asked different questions (files, pictures or limit differ); "
-                f"run the grid again"
+                f"{done[0].name} and {record.name} cannot stand side by side, they differ in "
+                f"{', '.join(differing or ['limit'])}; measure both the same way"
             )
 
 
-def _questions(record: Record) -> tuple[Any, Any]:
-    return record.inputs.get("files"), (record.inputs.get("settings") or {}).get("limit")
+def _conditions(record: Record) -> dict[str, Any]:
+    """What must be equal in two records of a benchmark: the language model, the questions, how they were asked and who
+    judged. None: not told."""
+    settings = record.inputs.get("settings") or {}
+    return {
+        "base model": record.model.get("base") or record.model.get("path"),
+        "files or pictures": record.inputs.get("files"),
+        **{name: settings.get(name) for name in ("limit", "conv_mode", "num_beams", "max_new_tokens")},
+        "dtype": record.stamp.get("dtype"),
+        **{name: record.figures.get(name) for name in ("judge", "served_by", "prompt")},
+    }
 
 
 def _headline(row: Row, task: str) -> float:
@@ -129,17 +140,18 @@ def _resampled(
     cells: Mapping[str, Mapping[str, Measured]], dense: Row | None, over: Sequence[str], draws: int
 ) -> dict[str, np.ndarray]:
     """Relative averages under the draws, for the cells whose every declared benchmark kept its items. -> [R] each"""
-    kept = {
-        name: [cell[task].items for task in over if task in cell and cell[task].record.status == COMPLETE]
-        for name, cell in cells.items()
-    }
-    whole = {name: items for name, items in kept.items() if len(items) == len(over) and None not in items}
+    whole: dict[str, list[Items]] = {}
+    for name, cell in cells.items():
+        done = [cell[task].items for task in over if task in cell and cell[task].record.status == COMPLETE]
+        kept = [items for items in done if items is not None]
+        if len(kept) == len(over):
+            whole[name] = kept
     if dense is None or dense.cell not in whole or not over:
         return {}
     place = list(whole).index(dense.cell)
     shares = []
     for index, task in enumerate(over):
-        headlines = resampled_headlines(task, [items[index] for items in whole.values() if items[index]], draws)
+        headlines = resampled_headlines(task, in_common([items[index] for items in whole.values()]), draws)
         below = headlines[place]
         shares.append(np.divide(100 * headlines, below, out=np.zeros_like(headlines), where=below > 0))
     return dict(zip(whole, np.mean(shares, axis=0), strict=True))

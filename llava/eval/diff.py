@@ -157,8 +157,20 @@ def gold_of(reference: Mapping[str, Any]) -> str:
     return " / ".join(dict.fromkeys(map(str, reference.get("answers") or ["?"])))
 
 
-def compare(task: str, cells: tuple[Path, Path], data: Path, out: Path, limit: int, device: str | None) -> list[Flip]:
-    """Find the flips of one benchmark and write the page; at most `limit` of them are drawn."""
+def compare(
+    task: str,
+    cells: tuple[Path, Path],
+    data: Path,
+    out: Path,
+    limit: int,
+    device: str | None,
+    models: tuple[str | None, str | None] = (None, None),
+) -> list[Flip]:
+    """Find the flips of one benchmark and write the page; at most `limit` of them are drawn.
+
+    Args:
+        models: where the checkpoints of A and B lie; None as their records say.
+    """
     sides = read_side(cells[0], task), read_side(cells[1], task)
     found = flips(sides[0].items, sides[1].items)
     benchmark = TASKS[task]
@@ -172,7 +184,10 @@ def compare(task: str, cells: tuple[Path, Path], data: Path, out: Path, limit: i
         raise ValueError(f"{data}: question {missing[0]} of {task} is not there; name the data the cells were asked on")
     names = sorted({flip.image for flip in drawn if questions[flip.id].image is not None})
     opened = {name: asked.pictures.open(name) for name in names}
-    seen = [KeptTokens.of(side.record, device).draw(list(opened.values())) for side in sides]
+    seen = [
+        KeptTokens.of(side.record, device, model).draw(list(opened.values()))
+        for side, model in zip(sides, models, strict=True)
+    ]
     pictures = {name: tuple(one[index] for one in seen) for index, name in enumerate(opened)}
     golds = {flip.id: gold_of(references.get(flip.id, {})) for flip in drawn}
     folder = out / task
@@ -189,13 +204,15 @@ def main(
     data: Annotated[Path, typer.Option(help="The eval root the cells were asked on.")] = Path("playground/data/eval"),
     limit: Annotated[int, typer.Option(help="Draw at most so many items.")] = 100,
     device: Annotated[str | None, typer.Option(help="Default: a GPU if there is one.")] = None,
+    first_model: Annotated[str | None, typer.Option(help="Checkpoint of A, if not where its record says.")] = None,
+    second_model: Annotated[str | None, typer.Option(help="Checkpoint of B, if not where its record says.")] = None,
 ) -> None:
     """Show the items two cells answer differently."""
     try:
         for name in task:
             if name not in TASKS:
                 raise ValueError(f"--task {name}: known are {', '.join(TASKS)}")
-            found = compare(name, (first, second), data, out, limit, device)
+            found = compare(name, (first, second), data, out, limit, device, (first_model, second_model))
             lost = sum(flip.lost for flip in found)
             typer.echo(
                 f"{name}: {len(found)} items differ, {lost} only {first.name} has right, {len(found) - lost} only "

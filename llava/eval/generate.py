@@ -8,6 +8,7 @@ is `answerer.py`.
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,9 +124,13 @@ def generate_part(
     answers_file: str | Path,
     *,
     shard: Shard,
+    launch: str | None = None,
     **options: Any,
 ) -> Generation | None:
     """`generate` as one rank of many: writes a part file, and the rank that finishes last merges all parts by id.
+
+    Args:
+        launch: what the ranks of one launch share; default: their parent process.
 
     Returns:
         The whole file's outcome on the rank that merged, else None.
@@ -136,7 +141,7 @@ def generate_part(
     questions = asked.questions
     parts = [list(key_answers(questions, recover_answers(path))) for path in (target, *part_files(target))]
     wanted = {question.key for question in questions}
-    if wanted - {key for part in parts for key, _ in part}:
+    if wanted - {key for part in parts for key, _ in part} or not _claim(target, launch or str(os.getppid())):
         return None
     merged = merge_answers(questions, [[answer for key, answer in part if key in wanted] for part in parts])
     write_text(settings_file(target), settings_file(shard.part_file(target)).read_text(encoding="utf-8"))
@@ -158,9 +163,27 @@ def generate_here(
         None where another rank merges.
     """
     launched = launched_shard()
-    if launched is not None and shard.count == 1:
+    if launched is not None:
+        if shard.count > 1:
+            raise ValueError(
+                f"--num-chunks {shard.count} under a launcher of {launched.count} ranks: use one of the two"
+            )
         return generate_part(answerer, asked, answers_file, shard=launched, **options)
-    return generate(answerer, asked, answers_file, shard=shard, **options)
+    parts = part_files(Path(answers_file)) if shard.count == 1 else []
+    return generate(answerer, asked, answers_file, shard=shard, also_done=parts, **options)
+
+
+def _claim(target: Path, launch: str) -> bool:
+    """Whether this rank merges and scores. Several may find everything answered; the first of a launch takes it."""
+    mark = target.with_name(f".{target.name}.{launch}.claim")
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    for old in target.parent.glob(f".{target.name}.*.claim"):
+        if old != mark:
+            old.unlink(missing_ok=True)
+    return True
 
 
 def mean_tokens(answers: Iterable[Answer]) -> float | None:

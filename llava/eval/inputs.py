@@ -10,7 +10,14 @@ from llava.eval.question_set import QuestionSet
 from llava.eval.tasks.base import Benchmark
 from llava.provenance import sha256_file
 
-_WEIGHT_PATTERNS = ("config.json", "*.safetensors", "*.bin", "tokenizer*", "preprocessor_config.json")
+_WEIGHT_PATTERNS = (
+    "config.json",
+    "*.safetensors",
+    "*.bin",
+    "tokenizer*",
+    "preprocessor_config.json",
+    "adapter_config.json",
+)
 _NOT_WEIGHTS = ("training_args.bin",)
 
 

@@ -24,13 +24,16 @@ class KeptTokens:
     image_processor: Any
 
     @classmethod
-    def of(cls, record: Record, device: str | None = None) -> Self:
+    def of(cls, record: Record, device: str | None = None, model: str | None = None) -> Self:
         """The model the record was made with, opened again.
+
+        Args:
+            model: where the checkpoint lies; None as the record says (it names no folder outside the repository).
 
         Raises:
             ValueError: the checkpoint cannot be loaded, or was tuned for another budget.
         """
-        loaded = load_model(str(record.model["path"]), record.model.get("base"), device)
+        loaded = load_model(model or str(record.model["path"]), record.model.get("base"), device)
         budget = record.budget
         chosen = None if budget is None else Budget(budget["dominant"], budget["contextual"])
         apply_method(loaded.model, record.method, chosen, record.order)

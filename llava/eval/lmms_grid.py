@@ -58,6 +58,10 @@ def run_lmms_grid(
             continue
         for one in done:
             outcomes[one.record.name] = _keep(out, one, bases, echo)
+        for name in todo:
+            if bases[name].name not in outcomes:
+                lost = replace(bases[name], error="lmms-eval gave no result of this task", stamp=stamp())
+                outcomes[lost.name] = _record(out, lost, echo)
     return outcomes
 
 
@@ -66,12 +70,24 @@ def _base(cell: Cell, task: str, config: GridConfig, part: LmmsPart) -> Record:
     model = asdict(cell.source)
     inputs = without_machine_paths({
         "weights": checkpoint_files(cell.source.path, cell.source.base),
-        "files": {"lmms_config": sha256_file(Path(part.config)), "task": task},
-        "settings": {"method": cell.method, "order": config.order, "limit": config.limit},
+        "files": {"lmms_config": sha256_file(Path(part.config)), "task": task, **_data(part)},
+        "settings": {
+            "method": cell.method,
+            "budget": budget_record(cell.budget),
+            "order": config.order,
+            "limit": config.limit,
+        },
     })
     return Record(
         cell.name, task_name(task), cell.method, FAILED, model, budget_record(cell.budget), config.order, inputs=inputs
     )
+
+
+def _data(part: LmmsPart) -> dict[str, str]:
+    """What a local data folder was made as; the hub's is pinned by the configuration."""
+    folder = read_lmms_config(part.config).data
+    sets = None if folder is None else folder / "sets.json"
+    return {"data": sha256_file(sets)} if sets is not None and sets.is_file() else {}
 
 
 def _keep(out: Path, one: Measured, bases: dict[str, Record], echo: Echo) -> str:
@@ -109,6 +125,7 @@ def main(
     limit: Annotated[int | None, typer.Option(help="only the first documents of each task")] = None,
     batch_size: Annotated[int | None, typer.Option(help="instead of the config's")] = None,
     processes: Annotated[int | None, typer.Option(help="default: one a GPU, else one")] = None,
+    device: Annotated[str | None, typer.Option(help="default: a GPU if there is one")] = None,
 ) -> None:
     """Run the lmms-eval part of a grid."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -128,7 +145,9 @@ def main(
             part,
             out,
             cells,
-            lambda asked, options, folder, first: run(asked, options, folder, limit=first, processes=count),
+            lambda asked, options, folder, first: run(
+                asked, {**options, "device": device}, folder, limit=first, processes=count
+            ),
             typer.echo,
         )
     except ValueError as error:

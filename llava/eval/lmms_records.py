@@ -12,6 +12,7 @@ from llava.eval.methods import method_named
 # Benchmarks LLaVA has no script of its own for: lmms-eval's figure is the one tables print. Everything else of
 # lmms-eval has a protocol of its own and stays a column of its own.
 NAMES: Mapping[str, str] = {"mmmu_val": "mmmu", "mini_mmmu_val": "mmmu"}
+MODEL_ID = "llava_visionzip"
 TITLES: Mapping[str, str] = {"mmmu": "MMMU"}
 
 
@@ -30,7 +31,11 @@ def read_measured(folders: Sequence[Path]) -> list[Measured]:
 
 
 def as_measured(result: LmmsResult) -> Measured:
-    """One result as a record with its items, the cell read from the model's options."""
+    """One result as a record with its items, the cell read from the model's options.
+
+    Raises:
+        ValueError: results of another model, or a run that does not say which method it measured.
+    """
     method, budget = _method_of(result)
     cell = method if budget is None else f"{method}-{budget['total']}"
     model = {"path": result.model_args["pretrained"], "base": result.model_args.get("model_base")}
@@ -64,13 +69,15 @@ def _items(result: LmmsResult) -> Items | None:
 
 def _method_of(result: LmmsResult) -> tuple[str, dict[str, int] | None]:
     given = result.model_args
+    if result.model != MODEL_ID or "pretrained" not in given:
+        raise ValueError(f"{result.source}: expected results of {MODEL_ID} with pretrained=..., got {result.model}")
     kept = {name: int(given[name]) for name in ("dominant", "contextual") if name in given}
     budget = {**kept, "total": sum(kept.values())} if kept else None
-    method = given.get("method") or ("visionzip" if kept else "dense")
-    if "method" not in given and not kept and given.get("model_base"):
+    method = given.get("method") or "visionzip"
+    if "method" not in given and not kept:
         raise ValueError(
             f"{result.source}: {given['pretrained']} was run as it was saved, so the table cannot say what it is; run "
-            "it with method=visionzip-tuned and its dominant and contextual"
+            "it with method=dense, or with a method and its dominant and contextual"
         )
     if (method_named(method).config is None) != (budget is None):
         raise ValueError(f"{result.source}: method {method!r} and budget {budget} do not go together")

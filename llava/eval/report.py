@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from llava.eval.beside import Beside, stand_beside
+from llava.eval.beside import FIGURE_TOLERANCE, Beside, stand_beside
 from llava.eval.bootstrap import DRAWS
 from llava.eval.cells import COMPLETE, Record, read_items, read_records
 from llava.eval.compare import DENSE, Measured, Row, build_rows, complete
@@ -127,7 +127,8 @@ def _about_published(publication: Publication) -> str:
     lines = [
         f"- *published* rows are not ours: {table.source}. Their average is taken anew over the same benchmarks as "
         "ours, and is left out where they lack one.",
-        f"- *vs published*: our average minus that, in points; pass within {publication.tolerance:g}.",
+        f"- *vs published*: our average minus that, in points; pass within {publication.tolerance:g}, and no figure of "
+        f"the set more than {FIGURE_TOLERANCE:g}% from the published one.",
     ]
     notes = {beside.title: beside.row.note for beside in publication.cells.values() if beside.row.note}
     return "\n".join([*lines, *(f"- {title} ({publication.table.title}): {note}" for title, note in notes.items())])
@@ -216,8 +217,8 @@ def collect(folders: Sequence[Path]) -> list[Measured]:
     ]
 
 
-def declared(measured: Sequence[Measured], over: Sequence[str]) -> list[str]:
-    """The benchmarks of the average: those named, else all there are a record of.
+def declared(measured: Sequence[Measured], over: Sequence[str], of_grid: Sequence[str] = ()) -> list[str]:
+    """The benchmarks of the average: those named, else those the grid declares, else all there are a record of.
 
     Raises:
         ValueError: a name no record has.
@@ -226,12 +227,12 @@ def declared(measured: Sequence[Measured], over: Sequence[str]) -> list[str]:
     unknown = [task for task in over if task not in present]
     if unknown:
         raise ValueError(f"--over {unknown[0]}: no record of it; there are {', '.join(present)}")
-    return list(over or present)
+    return list(over or of_grid or present)
 
 
 def main(
-    records: Annotated[list[Path], typer.Option(help="folder the grid wrote to; repeatable")],
     out: Annotated[Path, typer.Option(help="folder for the tables, report.md and accuracy.png")],
+    records: Annotated[list[Path] | None, typer.Option(help="folder the grid wrote to; repeatable")] = None,
     grid: Annotated[
         Path | None, typer.Option(help="configs/eval/*.yaml to take name, --over, --published from")
     ] = None,
@@ -240,6 +241,7 @@ def main(
     lmms: Annotated[list[Path] | None, typer.Option(help="output folder of lmms-eval; repeatable")] = None,
     published: Annotated[Path | None, typer.Option(help="configs/paper/*.yaml to show beside")] = None,
     tolerance: Annotated[float, typer.Option(help="points our average may differ from the published one")] = 1.5,
+    strict: Annotated[bool, typer.Option("--strict", help="exit status 1 if a record failed")] = False,
     update_readme_file: Annotated[
         Path | None, typer.Option("--update-readme", help="README whose results block is replaced")
     ] = None,
@@ -248,11 +250,13 @@ def main(
     try:
         config = None if grid is None else read_config(grid)
         if config is not None:
-            over = over or list(config.average_over)
             published = published or (Path(config.published) if config.published else None)
-        title = name or (config.name if config else records[0].resolve().name)
-        measured = collect(records) + read_measured(lmms or [])
-        chosen = declared(measured, over or [])
+        folders = [*(records or []), *(lmms or [])]
+        if not folders:
+            raise ValueError("nothing to report: give --records or --lmms")
+        title = name or (config.name if config else folders[0].resolve().name)
+        measured = collect(records or []) + read_measured(lmms or [])
+        chosen = declared(measured, over or [], config.average_over if config else ())
         rows = build_rows(measured, chosen)
         publication = None
         if published is not None:
@@ -272,6 +276,8 @@ def main(
         raise typer.BadParameter(str(error)) from error
     typer.echo(table.to_markdown())
     typer.echo(f"wrote table.md, table.csv, table.tex, report.md and accuracy.png to {out}")
+    if strict and any(one.record.status != COMPLETE for one in measured):
+        raise typer.Exit(1)
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -36,24 +36,22 @@ EXAMPLE = """Example: python -m llava.eval.run_benchmark pope --model-path liuha
 
 
 def what_runs(answerer: LlavaAnswerer, options: AnswerOptions) -> tuple[str, Budget | None]:
-    """(method, budget): as asked for, else as the checkpoint was saved.
+    """(method, budget): as asked for, else as the checkpoint was saved. VisionZip as it was saved is the tuned one.
 
     Raises:
         ValueError: the checkpoint's own compressor has no budget of dominant and contextual tokens.
     """
     method, budget = requested_budget(options.method, options.dominant, options.contextual)
-    if method is not None:
-        return method, budget
     compressor = answerer.model.get_vision_tower().compressor
-    if compressor is None:
-        return "dense", None
-    kept = compressor.to_config()
+    kept = None if compressor is None else compressor.to_config()
+    if kept is None or (method is not None and (method != "visionzip" or kept != answerer.source.get("saved"))):
+        return method or "dense", budget
     if "dominant" not in kept:
         raise ValueError(
             f"{options.model_path} was saved with {kept}; say --method, --dominant and --contextual, so that the "
             "record says what was measured"
         )
-    return kept["method"], Budget(kept["dominant"], kept["contextual"])
+    return "visionzip-tuned", Budget(kept["dominant"], kept["contextual"])
 
 
 def run_benchmark(
@@ -65,14 +63,17 @@ def run_benchmark(
         ValueError: a file that is not there, a checkpoint that cannot be loaded, answers only a server can score (the
             file for it is written and named).
     """
+    if limit is not None and benchmark.name in JUDGED:
+        raise ValueError(f"--limit: {benchmark.name} is judged whole; leave it out")
     benchmark.require_files(root)
     asked = benchmark.read(root).first(limit)
     answerer = open_answerer(options)
     method, budget = what_runs(answerer, options)
     cell = method if budget is None else f"{method}-{budget.total}"
-    name = answerer.model_id if budget is None else f"{answerer.model_id}-{cell}"
+    parts = [answerer.model_id, *([] if budget is None else [cell]), *([f"first{limit}"] if limit else [])]
+    name = "-".join(parts)
     folder = root / Path(benchmark.questions).parts[0]
-    answers_file = folder / "answers" / f"{name}{f'-first{limit}' if limit else ''}.jsonl"
+    answers_file = folder / "answers" / f"{name}.jsonl"
     model = {"path": options.model_path, "base": options.model_base}
     inputs = record_inputs(model, benchmark, root, asked, **answerer.settings, limit=limit)
     base = Record(cell, benchmark.name, method, FAILED, model, budget_record(budget), options.order, inputs=inputs)
@@ -134,7 +135,8 @@ def main(
         if task not in ALL:
             raise ValueError(f"unknown benchmark {task!r}; known: {', '.join(ALL)}")
         benchmark = ALL[task]
-        folder = out or Path("runs/benchmarks") / get_model_name_from_path(model_path)
+        named = get_model_name_from_path(model_path) + (f"-first{limit}" if limit else "")
+        folder = out or Path("runs/benchmarks") / named
         options = AnswerOptions(
             model_path=model_path,
             answers_file=root,  # each benchmark has its own place below it

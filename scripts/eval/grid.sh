@@ -16,6 +16,6 @@ export TOKENIZERS_PARALLELISM=false
 
 failed=0
 run_ranks llava.eval.grid --config "$GRID" --out "$OUT" "$@" || failed=1
-python -m llava.eval.lmms_grid --config "$GRID" --out "$OUT" "$@" || failed=1
-python -m llava.eval.report --grid "$GRID" --records "$OUT" --out "$OUT"
+python -m llava.eval.lmms_grid --config "$GRID" --out "$OUT" ${NUM_PROCESSES:+--processes "$NUM_PROCESSES"} "$@" || failed=1
+python -m llava.eval.report --grid "$GRID" --records "$OUT" --out "$OUT" --strict || failed=1
 exit "$failed"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The miniature's table: run the grid, then render it. Finished cells are skipped. Arguments go to the grid.
+# The miniature's table without lmms-eval's column (scripts/eval/grid.sh adds it): run the grid, then render it. Finished cells are skipped. Arguments go to the grid.
 #
 #   bash scripts/eval/miniature.sh
 #   OUT=runs/zip bash scripts/eval/miniature.sh --method dense --method visionzip --budget 16
@@ -16,5 +16,5 @@ export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 failed=0
 python -m llava.eval.grid --config configs/eval/miniature.yaml --out "$OUT" "$@" || failed=1
-python -m llava.eval.report --grid configs/eval/miniature.yaml --records "$OUT" --out "$OUT"
+python -m llava.eval.report --grid configs/eval/miniature.yaml --records "$OUT" --out "$OUT" --strict || failed=1
 exit "$failed"

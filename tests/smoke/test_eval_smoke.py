@@ -85,6 +85,7 @@ def test_ranks_share_a_benchmark_and_the_last_one_scores(home, tmp_path, monkeyp
         monkeypatch.setenv("RANK", str(rank))
         assert expected in invoke(run_benchmark.app, module[1:])
     assert read_record(tmp_path / "out" / "cells" / "dense" / "gqa.json").n == 3
+    assert list((root / "gqa" / "answers_upload" / "llava-mini-v1.5-first3").iterdir())
 
 
 def test_answers_only_a_server_can_score_are_written_and_named(home, tmp_path):
@@ -105,6 +106,7 @@ def test_answers_only_a_server_can_score_are_written_and_named(home, tmp_path):
     [
         (["vqa"], "unknown benchmark 'vqa'; known: gqa, mmbench"),
         (["gqa", "--root", "nowhere"], "nowhere/gqa/llava_gqa_testdev_balanced.jsonl, nowhere/gqa/data/images"),
+        (["mmvet", "--limit", "3"], "--limit: mmvet is judged whole"),
         (["gqa", "--dominant", "5"], "dominant and contextual go together"),
     ],
 )
@@ -140,7 +142,7 @@ def test_the_papers_tables_are_grids_with_lmms_eval_and_a_report(tmp_path, scrip
         mine = commands[3 * place : 3 * place + 3]
         config = f"configs/eval/{name}.yaml"
         assert mine[0][2:] == mine[1][2:] == ["--config", config, "--out", out, "--task", "mmmu_val"]
-        assert mine[2][2:] == ["--grid", config, "--records", out, "--out", out]
+        assert mine[2][2:] == ["--grid", config, "--records", out, "--out", out, "--strict"]
         assert read_config(ROOT / config).name == name
 
 

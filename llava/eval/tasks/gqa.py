@@ -95,5 +95,5 @@ BENCHMARK = Benchmark(
     references=references,
     score=score,
     submit=submit,
-    upload="gqa/data/testdev_balanced_predictions.json",
+    upload="gqa/answers_upload/{name}/testdev_balanced_predictions.json",
 )

@@ -62,14 +62,23 @@ def test_the_average_is_taken_anew_over_the_same_set():
     both = stand_beside(ROWS, TABLE, ["gqa", "pope"])
     assert both["visionzip-32"].average == pytest.approx((90 + 75) / 2)
     assert both["visionzip-32"].gap == pytest.approx(84 - 82.5)
-    assert both["visionzip-64"].average is None and both["visionzip-64"].verdict(9) == "-"
+    assert both["visionzip-64"].average is None and replace(both["visionzip-64"], off={}).verdict(9) == "-"
     one = stand_beside(ROWS, TABLE, ["gqa"])
     assert one["visionzip-64"].average == pytest.approx(90) and one["visionzip-32"].average == pytest.approx(90)
 
 
 def test_the_verdict_is_against_the_tolerance():
     one = stand_beside(ROWS, TABLE, ["gqa", "pope"])["visionzip-32"]
-    assert one.verdict(1.5) == "+1.5 (pass)" and one.verdict(1.4) == "+1.5 (FAIL)"
+    near = replace(one, off={})
+    assert near.verdict(1.5) == "+1.5 (pass)" and near.verdict(1.4) == "+1.5 (FAIL)"
+
+
+def test_a_single_figure_far_away_fails_whatever_the_average_says():
+    one = stand_beside(ROWS, TABLE, ["gqa", "pope"])["visionzip-32"]  # our figures are 10, theirs 45 and 60
+    assert one.verdict(9) == "+1.5 (FAIL: gqa -78%, pope -83%)"
+    dense = stand_beside(ROWS, TABLE, ["gqa"])["dense"]
+    assert dense.gap is None and dense.verdict(9) == "(FAIL: gqa -80%)"
+    assert replace(dense, off={}).verdict(9) == "(pass)"
 
 
 def test_published_rows_stand_under_ours_and_say_so():
@@ -77,8 +86,10 @@ def test_published_rows_stand_under_ours_and_say_so():
     lines = report.make_table(ROWS, publication).to_markdown().splitlines()
     assert lines[0].endswith("| vs VisionZip | vs published |")
     place = next(index for index, line in enumerate(lines) if line.startswith("| VisionZip, published | 160 "))
-    assert lines[place - 1].endswith("| +1.5 (FAIL) |") and "| 45.0 | 60.0 | 82.5% |" in lines[place]
+    assert (
+        lines[place - 1].endswith("| +1.5 (FAIL: gqa -78%, pope -83%) |") and "| 45.0 | 60.0 | 82.5% |" in lines[place]
+    )
     unsure = next(line for line in lines if "published (unconfirmed)" in line)
     assert "| 320 | 45.0 | - | - |" in unsure
     page = report.render_report(ROWS, "x", ["gqa", "pope"], publication)
-    assert "a paper" in page and "one is in doubt" in page and "pass within 1." in page
+    assert "a paper" in page and "one is in doubt" in page and "pass within 1, and no figure" in page

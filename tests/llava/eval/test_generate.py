@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
-from llava.eval.generate import Reply, generate, generate_part, settings_file
+from llava.eval.generate import Reply, generate, generate_here, generate_part, settings_file
 from llava.eval.question_set import read_question_set
 from llava.eval.records import read_answers
 from llava.eval.shards import Shard, part_files
@@ -101,8 +101,9 @@ def test_shards_join_to_the_whole_even_when_there_are_more_than_questions(world)
 def test_ranks_write_parts_and_the_last_one_merges(world):
     whole = run(world, Stub(), "whole.jsonl").answers
 
-    def rank(index, count, stub):
-        return generate_part(stub, asked(world), world / "a.jsonl", shard=Shard(index, count), batch_size=2)
+    def rank(index, count, stub, launch="one"):
+        shard = Shard(index, count)
+        return generate_part(stub, asked(world), world / "a.jsonl", shard=shard, launch=launch, batch_size=2)
 
     assert rank(1, 2, Stub()) is None and not (world / "a.jsonl").exists()
     with pytest.raises(KeyboardInterrupt):
@@ -115,7 +116,24 @@ def test_ranks_write_parts_and_the_last_one_merges(world):
     assert (world / "a.jsonl").read_bytes() == (world / "whole.jsonl").read_bytes()
     assert len(part_files(world / "a.jsonl")) == 5
     late = Stub()
-    assert rank(0, 1, late).answers == whole and late.batches == []
+    assert rank(2, 3, late) is None and late.batches == []  # one of a launch merges, however many find it all answered
+    assert rank(0, 1, late, launch="two").answers == whole and late.batches == []
+    assert [path.name for path in world.glob(".*.claim")] == [".a.jsonl.two.claim"]
+
+
+def test_a_single_process_goes_on_from_the_parts_of_killed_ranks(world):
+    with pytest.raises(KeyboardInterrupt):
+        generate_part(Stub(fuse=2), asked(world), world / "a.jsonl", shard=Shard(0, 2))
+    alone = Stub()
+    assert len(generate_here(alone, asked(world), world / "a.jsonl").answers) == 7
+    assert alone.batches == [[2], [3], [4], [5], [6]]
+
+
+def test_chunks_and_a_launcher_are_not_mixed(world, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="--num-chunks 3 under a launcher of 2 ranks"):
+        generate_here(Stub(), asked(world), world / "a.jsonl", shard=Shard(0, 3))
 
 
 def test_questions_that_share_an_id_survive_a_kill_and_sharding(world):

@@ -232,6 +232,22 @@ def test_a_missing_file_fails_its_benchmark_only_and_says_where_to_get_it(world)
     assert "llava-seed-bench.jsonl not found" in error and TASKS["seed"].obtain in error
 
 
+def test_files_that_cannot_be_read_now_say_nothing_against_a_record(world):
+    world.run()
+    questions = world.folder / "data" / "eval" / TASKS["seed"].questions
+    questions.rename(world.folder / "away")
+    assert {world.run()[name] for name in SEED} == {"failed"}
+    assert record_of(world, "dense/seed").status == "complete"
+
+
+def test_under_a_launcher_a_failure_does_not_stop_the_other_ranks(world, monkeypatch):
+    """torchrun ends all ranks when one leaves with an error."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = command("--config", world.folder / "grid.yaml", "--out", world.folder / "out", "--method", "dense")
+    assert result.exit_code == 0 and "2 of 2 failed" in result.output
+
+
 def test_the_work_folder_keeps_itself_out_of_version_control(world):
     world.run()
     assert (world.folder / "work" / "toy" / ".gitignore").read_text() == "*\n"

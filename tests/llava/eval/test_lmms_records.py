@@ -48,12 +48,14 @@ def test_other_protocols_stay_columns_of_their_own():
 
 
 def test_what_a_run_was_is_read_from_its_options():
-    assert as_measured(result(model_args={"pretrained": "p"})).record.cell == "dense"
+    assert as_measured(result(model_args={"pretrained": "p", "method": "dense"})).record.cell == "dense"
     zipped = {"pretrained": "p", "dominant": "27", "contextual": "5"}
     assert as_measured(result(model_args=zipped)).record.cell == "visionzip-32"
     assert as_measured(result(model_args={**ARGS, "method": "visionzip-tuned"})).record.cell == "visionzip-tuned-64"
     with pytest.raises(ValueError, match=r"x_results\.json: p was run as it was saved"):
-        as_measured(result(model_args={"pretrained": "p", "model_base": "b"}))
+        as_measured(result(model_args={"pretrained": "p"}))
+    with pytest.raises(ValueError, match=r"expected results of llava_visionzip with pretrained=..., got llava_hf"):
+        as_measured(result(model="llava_hf"))
     with pytest.raises(ValueError, match=r"method 'dense' and budget .* do not go together"):
         as_measured(result(model_args={**ARGS, "method": "dense"}))
 
@@ -76,8 +78,10 @@ def test_the_options_of_a_cell_read_back_to_the_cell():
 
 
 def test_results_on_other_data_are_not_compared():
-    dense = as_measured(result(model_args={"pretrained": "p"}))
+    dense = as_measured(result(model_args={"pretrained": "org/llava", "method": "dense"}))
     zipped = as_measured(result())
     assert len(build_rows([dense, zipped], ["mmmu"])) == 2
-    with pytest.raises(ValueError, match="asked different questions"):
+    with pytest.raises(ValueError, match="differ in limit"):
         build_rows([dense, as_measured(result(limit=2))], ["mmmu"])
+    with pytest.raises(ValueError, match="differ in base model"):
+        build_rows([dense, as_measured(result(model_args={**ARGS, "pretrained": "another"}))], ["mmmu"])

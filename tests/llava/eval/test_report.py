@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from llava.eval import report
-from llava.eval.bootstrap import interval, resampled_headlines
+from llava.eval.bootstrap import in_common, interval, resampled_headlines
 from llava.eval.cells import Items, Record, items_file, read_items, read_records, write_items, write_record
 from llava.eval.compare import build_rows
 from llava.eval.table import Table
@@ -119,7 +119,7 @@ def test_without_dense_there_are_figures_and_no_average(folder):
 )
 def test_records_of_different_questions_are_not_compared(folder, inputs):
     put(folder, "random-16", "random", 16, 0.5, 6, tasks=("gqa",), inputs=inputs)
-    with pytest.raises(ValueError, match="were asked different questions"):
+    with pytest.raises(ValueError, match=r"cannot stand side by side, they differ in (files or pictures|limit)"):
         rows_of(folder)
 
 
@@ -169,6 +169,16 @@ def test_the_bootstrap_follows_sums_of_ratios():
     draws = resampled_headlines("pope", [one], draws=400)[0]
     assert {round(value, 6) for value in draws} == {0.0, round(100 / 3, 6)}
     assert 0.15 < np.mean(draws == 0) < 0.35  # picture y drawn twice: a quarter
+
+
+def test_questions_a_judge_left_out_for_one_method_are_left_out_for_all():
+    ids = ("a", "b", "c")
+    whole = Items(ids, ids, (1, 0, 1), ids, (Ratio(100, ids, (1, 0, 1), (2, 1, 1)),))
+    part = Items(("a", "c"), ("a", "c"), (1, 1), ("a", "c"), (Ratio(100, ("a", "c"), (1, 1), (1, 1)),))
+    both = in_common([whole, part])
+    assert both[1] == part and both[0].ids == ("a", "c") and both[0].scores == (1, 1)
+    assert both[0].ratios == (Ratio(100, ("a", "c"), (1, 1), (2, 1)),)
+    assert in_common([whole, whole]) == [whole, whole]
 
 
 def test_the_bootstrap_refuses_other_questions_and_other_scoring():

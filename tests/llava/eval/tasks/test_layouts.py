@@ -65,7 +65,7 @@ def test_the_benchmarks_and_their_column_heads_in_table_order():
 def test_where_the_public_scripts_put_what_is_sent_in():
     places = {name: task.upload.format(name="m") for name, task in TASKS.items() if task.submit}
     assert places == {
-        "gqa": "gqa/data/testdev_balanced_predictions.json",
+        "gqa": "gqa/answers_upload/m/testdev_balanced_predictions.json",
         "vqav2": "vqav2/answers_upload/llava_vqav2_mscoco_test-dev2015/m.json",
         "vizwiz": "vizwiz/answers_upload/m.json",
         "mme": "MME/eval_tool/answers/m",
