@@ -125,7 +125,8 @@ def _commit(root: Path) -> tuple[str, bool | None]:
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
         return f"{DISTRIBUTION} {_version(DISTRIBUTION) or 'unknown'}", None
-    return head, bool(_git(root, "status", "--porcelain"))
+    # results/ holds what runs write, this one perhaps: it changes nothing that runs.
+    return head, bool(_git(root, "status", "--porcelain", "--", ".", ":(exclude)results"))
 
 
 def _git(root: Path, *arguments: str) -> str | None:
