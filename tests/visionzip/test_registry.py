@@ -6,9 +6,17 @@ from typing import Any
 import pytest
 
 from visionzip import METHODS, Compressor, VisionZip, from_config
-from visionzip.methods import Pool, Random, Uniform
+from visionzip.methods import Downsample, Pool, Random, Uniform
 
-SAMPLES = [VisionZip(54, 10), VisionZip(27, 5, "average"), Random(64), Random(64, seed=3), Uniform(64), Pool(64)]
+SAMPLES = [
+    VisionZip(54, 10),
+    VisionZip(27, 5, "average"),
+    Random(64),
+    Random(64, seed=3),
+    Uniform(64),
+    Pool(64),
+    Downsample(64),
+]
 
 
 @pytest.mark.parametrize("compressor", SAMPLES)
