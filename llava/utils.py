@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,11 +29,37 @@ def rank0_print(*parts: object) -> None:
         logger.info(" ".join(str(part) for part in parts))
 
 
-def write_json(path: Path, value: Mapping[str, Any], indent: int = 2) -> None:
-    """Write a JSON object so that a reader sees the old file or the new one, never a half, whoever else writes it."""
-    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
-    partial.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well and is removed when it does not.
+
+    A reader sees the old file or the new one, never a half, whoever else writes it; folders are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any, indent: int = 2) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def give_usual_mode(file: Path) -> None:

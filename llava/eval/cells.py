@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llava.eval.records import Answer, Question, write_text
+from llava.eval.records import Answer, Question
 from llava.eval.tasks.base import Ratio, TaskScore, mean_ratio
 from llava.provenance import without_machine_paths
+from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 

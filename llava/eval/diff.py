@@ -20,8 +20,9 @@ from PIL import Image
 
 from llava.eval.cells import Items, Record, read_items, read_record, record_file
 from llava.eval.kept import KeptTokens
-from llava.eval.records import Question, write_text
+from llava.eval.records import Question
 from llava.eval.tasks import TASKS
+from llava.utils import write_text
 
 EXAMPLE = (
     "Example: visionzip eval diff results/miniature/cells/dense results/miniature/cells/visionzip-16 "

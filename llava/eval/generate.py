@@ -30,9 +30,9 @@ from llava.eval.records import (
     merge_answers,
     recover_answers,
     write_lines,
-    write_text,
 )
 from llava.eval.shards import Shard, launched_shard, part_files
+from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from llava.eval.grid_config import Cell, GridConfig, Source, read_config
 from llava.eval.loading import Loaded, load_model
 from llava.eval.measure import budget_record, measure, record_inputs, scorer_of
 from llava.eval.methods import apply_method, compressor_of
-from llava.eval.records import write_text
 from llava.eval.shards import launched_shard
 from llava.eval.tasks import TASKS
 from llava.eval.tasks.base import Benchmark
 from llava.provenance import stamp
+from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 

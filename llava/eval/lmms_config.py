@@ -23,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from llava.eval.records import write_text
+from llava.utils import write_text
 
 TASK_KEYS = {"file", "pinned", "change", "differs"}
 

@@ -9,12 +9,13 @@ TextVQA ask several questions under one id, the picture's: there the text of the
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -197,20 +198,6 @@ def check_ids(expected: Sequence[str], came: Sequence[str], what: str = "answers
 def write_lines(path: str | Path, rows: Iterable[Row]) -> None:
     """Write a JSON-lines file whole or not at all (through a temporary file beside it)."""
     write_text(path, "".join(dump_line(row) for row in rows))
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all; folders are made."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all; folders are made."""
-    file = Path(path)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(file)
 
 
 def dump_line(row: Row) -> str:

@@ -23,9 +23,9 @@ from llava.eval.judge.benchmarks import JUDGED
 from llava.eval.lmms_records import TITLES as LMMS_TITLES
 from llava.eval.lmms_records import read_measured
 from llava.eval.published import PublishedTable, read_published
-from llava.eval.records import write_text
 from llava.eval.table import Table
 from llava.eval.tasks import TASKS
+from llava.utils import write_text
 
 ALL = {**TASKS, **JUDGED}
 README_START, README_END = "<!-- results:{name}:start -->", "<!-- results:{name}:end -->"

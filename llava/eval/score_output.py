@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from llava.eval.records import write_text
 from llava.eval.tasks.base import TaskScore
 from llava.provenance import sha256_file, stamp, without_machine_paths
+from llava.utils import write_text
 
 AnnotationFile = Annotated[Path, typer.Option("--annotation-file", help="The benchmark's public annotation file.")]
 ResultFile = Annotated[Path, typer.Option("--result-file", help="LLaVA's answer lines.")]

@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from llava.miniature.world import Scene, render
+from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 
 JPEG_QUALITY = 92
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all (through a file beside it); folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def write_json(path: Path, value: Any) -> None:
+    """JSON, one blank a level."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 

@@ -19,7 +19,8 @@ import typer
 from datasets import Dataset, Features, Image, List, Value
 
 from llava.miniature import lmms_rows as rows
-from llava.miniature.files import write_json, write_text
+from llava.miniature.files import write_json
+from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 

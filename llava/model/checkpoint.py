@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from llava.model.weight_files import (
     State,
     WeightFiles,
-    atomic_path,
     find_weights,
     listed,
     read_file,
     read_json,
     read_weights,
 )
+from llava.utils import atomic_path
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -28,7 +28,6 @@ __all__ = [
     "PROJECTOR_FILE",
     "State",
     "WeightFiles",
-    "atomic_path",
     "find_weights",
     "load_non_lora",
     "load_projector",

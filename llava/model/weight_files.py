@@ -7,13 +7,11 @@ that names it). Writing is atomic: a reader sees the old file or the new one, ne
 
 import hashlib
 import json
-import os
 import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,6 @@ from torch import Tensor
 __all__ = [
     "State",
     "WeightFiles",
-    "atomic_path",
     "digest",
     "find_weights",
     "listed",
@@ -143,20 +140,6 @@ def digest(state: Mapping[str, Tensor]) -> str:
         total.update(f"{key} {value.dtype} {list(value.shape)}\n".encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well and is removed when it does not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def listed(names: Iterable[str], shown: int = _SHOWN) -> str:

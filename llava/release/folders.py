@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llava.model.weight_files import atomic_path, read_json
+from llava.model.weight_files import read_json
+from llava.utils import atomic_path
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"

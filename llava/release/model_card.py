@@ -11,13 +11,14 @@ import yaml
 
 from llava.model.checkpoint import ADAPTER_CONFIG, PROJECTOR_FILE
 from llava.model.sources import VISION_KEY
-from llava.model.weight_files import atomic_path, find_weights, read_json
+from llava.model.weight_files import find_weights, read_json
 from llava.release.folders import CARD, CONFIG, read_run
 from llava.release.hf_config import COMPRESSOR_KEY, LAYOUT_KEY
 from llava.release.hub_names import require_hub_id
 from llava.release.manifest import recorded_base
 from llava.release.names import is_hf_layout
 from llava.release.results import Results, read_results, render_results
+from llava.utils import atomic_path
 
 LIBRARY = "llava-visionzip"
 _RECIPE = (

@@ -8,8 +8,9 @@ from types import UnionType
 from typing import Any, TypeVar
 
 from llava.eval.question_set import QuestionSet, read_question_set
-from llava.eval.records import Answer, Question, read_questions, write_text
+from llava.eval.records import Answer, Question, read_questions
 from llava.eval.tasks.base import Reference
+from llava.utils import write_text
 
 EVAL_ZIP = (
     "eval.zip of LLaVA's evaluation guide (docs/Evaluation.md of haotian-liu/LLaVA; "

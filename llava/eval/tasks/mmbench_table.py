@@ -11,7 +11,8 @@ import pandas as pd
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
 from llava.eval.question_set import Embedded, QuestionSet
-from llava.eval.records import Answer, Question, write_bytes
+from llava.eval.records import Answer, Question
+from llava.utils import write_bytes
 
 OPTIONS = "ABCD"
 LETTER_SUFFIX = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llava.eval.question_set import QuestionSet
-from llava.eval.records import Answer, Question, merge_answers, write_text
+from llava.eval.records import Answer, Question, merge_answers
 from llava.eval.tasks.base import (
     OFFICIAL,
     Benchmark,
@@ -19,6 +19,7 @@ from llava.eval.tasks.base import (
     summarise,
 )
 from llava.eval.tasks.files import EVAL_ZIP, index_labels, look_up, questions_below, read_set, require
+from llava.utils import write_text
 
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()
 COGNITION = "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()

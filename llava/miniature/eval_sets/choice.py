@@ -10,9 +10,10 @@ import pandas as pd
 
 from llava.miniature import questions as ask
 from llava.miniature.eval_sets.scenes import Asked, ask_scenes, one_of, seeds_of
-from llava.miniature.files import encode, paint, write_json, write_lines, write_text
+from llava.miniature.files import encode, paint, write_json, write_lines
 from llava.miniature.questions import Question
 from llava.miniature.world import SPLITS
+from llava.utils import write_text
 
 ROTATION = 1_000_000  # added to a question's index for each place its options are rotated by
 HINT_SHARE = 0.25

@@ -7,9 +7,10 @@ from typing import Any
 
 from llava.miniature import questions as ask
 from llava.miniature.eval_sets.scenes import Asked, ask_scenes, scenes_of
-from llava.miniature.files import paint, write_lines, write_text
+from llava.miniature.files import paint, write_lines
 from llava.miniature.questions import YES_NO, Question
 from llava.miniature.world import DIGITS, GROUNDS, Scene
+from llava.utils import write_text
 
 POPE_KINDS = ("random", "popular", "adversarial")
 Pair = tuple[str, str]  # a question to be answered yes, one to be answered no

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from llava.model.weight_files import atomic_path, find_weights, read_file, read_json, read_weights
+from llava.model.weight_files import find_weights, read_file, read_json, read_weights
+from llava.utils import atomic_path
 
 State = dict[str, Tensor]
 
