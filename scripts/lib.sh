@@ -119,13 +119,18 @@ setup_environment() {
   export VIRTUAL_ENV="$VENV" PATH="$VENV/bin:$PATH"
 }
 
-# run_ranks MODULE ARGUMENTS...: a Python module once, or as several ranks that share its questions: NUM_PROCESSES, else one a GPU.
+# count_processes: sets gpus, the cards there are, and processes: NUM_PROCESSES, else one a card, else 1.
+count_processes() {
+  gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+  processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
+  ((gpus == 0 || processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
+}
+
+# run_ranks MODULE ARGUMENTS...: a Python module once, or as several ranks that share its questions (see count_processes).
 run_ranks() {
   local gpus processes
-  gpus="$(python -c 'import torch; print(torch.cuda.device_count())')"
-  processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
+  count_processes
   if ((processes > 1)); then
-    ((gpus == 0 || processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
     python -m torch.distributed.run --standalone --nproc_per_node "$processes" --module "$@"
   else
     python -m "$@"

@@ -11,6 +11,9 @@ from typing import Any
 
 from PIL import Image
 
+from llava.eval.records import Answer, write_lines
+from llava.eval.tasks import TASKS
+
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 TEN_RED = ["red"] * 10
@@ -21,6 +24,14 @@ def write_root(root: Path) -> Path:
     for write in (_gqa, _pope, _vqav2, _vizwiz, _textvqa, _mme, _mmbench, _seed, _sqa):
         write(root)
     return root
+
+
+def answer_file(root: Path, task: str, path: str, *texts: str) -> Path:
+    """Answers to a benchmark's questions, in reversed order: nothing may be paired by place."""
+    questions = TASKS[task].read(root).questions
+    made = [Answer(one.question_id, one.text, text, "m") for one, text in zip(questions, texts, strict=True)]
+    write_lines(root / path, [one.to_row() for one in made[::-1]])
+    return root / path
 
 
 def jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -29,20 +29,14 @@ ImageFolder = Annotated[Path, typer.Option("--image-folder", help="Where the que
 SinglePredPrompt = Annotated[bool, typer.Option("--single-pred-prompt", help="Ask for the option's letter alone.")]
 
 
-@dataclass(frozen=True)
-class AnswerOptions:
-    """Model, decoding, share of the work and token compression: LLaVA's flags, then ours."""
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Model, length of answers and token compression: LLaVA's flags, then ours."""
 
     model_path: Annotated[str, typer.Option("--model-path", help="Checkpoint folder or hub name.")]
-    answers_file: Annotated[Path, typer.Option("--answers-file", help="Where the answer lines go.")]
     model_base: Annotated[str | None, typer.Option("--model-base", help="Base of a LoRA or projector.")] = None
     conv_mode: Annotated[str, typer.Option("--conv-mode")] = "vicuna_v1"
-    num_chunks: Annotated[int, typer.Option("--num-chunks")] = 1
-    chunk_idx: Annotated[int, typer.Option("--chunk-idx")] = 0
-    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0
-    top_p: Annotated[float | None, typer.Option("--top_p", "--top-p")] = None
-    num_beams: Annotated[int, typer.Option("--num_beams", "--num-beams")] = 1
-    max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", "--max-new-tokens")] = 128
+    max_new_tokens: Annotated[int | None, typer.Option("--max_new_tokens", "--max-new-tokens")] = None
     batch_size: Annotated[int, typer.Option("--batch-size")] = 1
     num_workers: Annotated[int, typer.Option("--num-workers", help="Processes that decode images.")] = 0
     dominant: Annotated[int | None, typer.Option("--dominant", help="Kept tokens a tile, CLS included.")] = None
@@ -53,19 +47,47 @@ class AnswerOptions:
     ] = None
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU if there is one.")] = None
 
+    def decoding(self) -> Decoding:
+        """How answers are made.
 
-def answer_command(max_new_tokens: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        Raises:
+            ValueError: see `Decoding`.
+        """
+        assert self.max_new_tokens is not None, "the program says how long an answer may be"
+        return Decoding(self.conv_mode, max_new_tokens=self.max_new_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(ModelOptions):
+    """What LLaVA's own programs have beside: a file, a share of the work, and sampling."""
+
+    answers_file: Annotated[Path, typer.Option("--answers-file", help="Where the answer lines go.")]
+    num_chunks: Annotated[int, typer.Option("--num-chunks")] = 1
+    chunk_idx: Annotated[int, typer.Option("--chunk-idx")] = 0
+    temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0
+    top_p: Annotated[float | None, typer.Option("--top_p", "--top-p")] = None
+    num_beams: Annotated[int, typer.Option("--num_beams", "--num-beams")] = 1
+
+    def decoding(self) -> Decoding:
+        """With the sampling asked for."""
+        return replace(super().decoding(), temperature=self.temperature, top_p=self.top_p, num_beams=self.num_beams)
+
+
+def answer_command(
+    max_new_tokens: int | None, shared_options: type[ModelOptions] = AnswerOptions
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A function `main(options, *, ...)` as a command with the shared options and its own; a ValueError becomes a usage
     error.
 
     Args:
-        max_new_tokens: default of this program.
+        max_new_tokens: default of this program; None where it says so itself.
+        shared_options: the class of `options`.
     """
 
     def decorate(main: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(AnswerOptions, include_extras=True)
+        hints = get_type_hints(shared_options, include_extras=True)
         shared = []
-        for option in fields(AnswerOptions):
+        for option in fields(shared_options):
             default = inspect.Parameter.empty if option.default is MISSING else option.default
             default = max_new_tokens if option.name == "max_new_tokens" else default
             shared.append(_parameter(option.name, hints[option.name], default))
@@ -78,7 +100,7 @@ def answer_command(max_new_tokens: int) -> Callable[[Callable[..., None]], Calla
         @wraps(main)
         def command(**given: Any) -> None:
             logging.basicConfig(level=logging.INFO, format="%(message)s")
-            options = AnswerOptions(**{parameter.name: given.pop(parameter.name) for parameter in shared})
+            options = shared_options(**{parameter.name: given.pop(parameter.name) for parameter in shared})
             try:
                 main(options, **given)
             except ValueError as error:
@@ -91,15 +113,13 @@ def answer_command(max_new_tokens: int) -> Callable[[Callable[..., None]], Calla
     return decorate
 
 
-def open_answerer(options: AnswerOptions) -> LlavaAnswerer:
+def open_answerer(options: ModelOptions) -> LlavaAnswerer:
     """Load the model the options name and attach their method.
 
     Raises:
         ValueError: options that do not fit, or a checkpoint that cannot be loaded.
     """
-    decoding = Decoding(
-        options.conv_mode, options.temperature, options.top_p, options.num_beams, options.max_new_tokens
-    )
+    decoding = options.decoding()
     method, budget = requested_budget(options.method, options.dominant, options.contextual)
     loaded = load_model(options.model_path, options.model_base, options.device)
     if options.device is None and loaded.model.device.type == "cpu":

@@ -47,8 +47,9 @@ def stand_beside(rows: Sequence[Row], table: PublishedTable, over: Sequence[str]
         published = _find(table, row.method, row.total)
         if published is not None:
             average = None if dense is None else _average(published, dense, over)
-            known = average is not None and row.relative is not None and row.method != DENSE
-            gap = row.relative - average if known else None
+            gap = None
+            if average is not None and row.relative is not None and row.method != DENSE:
+                gap = row.relative - average
             found[row.cell] = Beside(published, average, gap, _off(row, published, over))
     return found
 
@@ -78,7 +79,6 @@ def _find(table: PublishedTable, method: str, total: int | None) -> PublishedRow
 
 
 def _average(row: PublishedRow, dense: PublishedRow, over: Sequence[str]) -> float | None:
-    sides: tuple[Mapping[str, float | None], ...] = (row.figures, dense.figures)
-    if not over or any(side.get(task) is None for side in sides for task in over):
+    if not over or any(side.figures.get(task) is None for side in (row, dense) for task in over):
         return None
-    return relative_average(*sides, over)
+    return relative_average(row.figures, dense.figures, over)

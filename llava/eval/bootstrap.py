@@ -7,6 +7,7 @@ M methods, R draws, I pictures.
 
 import zlib
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 
@@ -58,16 +59,19 @@ def in_common(items: Sequence[Items]) -> list[Items]:
 
 
 def _restrict(one: Items, keys: set[str]) -> Items:
-    places = [place for place, key in enumerate(one.ids) if key in keys]
-    ids, images, scores, said = (
-        tuple(column[place] for place in places) for column in (one.ids, one.images, one.scores, one.said)
-    )
+    kept = [key in keys for key in one.ids]
     ratios = []
     for ratio in one.ratios:
-        kept = [place for place, key in enumerate(ratio.keys) if key in keys]
-        columns = (ratio.keys, ratio.numerators, ratio.denominators)
-        ratios.append(Ratio(ratio.weight, *(tuple(column[place] for place in kept) for column in columns)))
-    return Items(ids, images, scores, said, tuple(ratios))
+        counted = [key in keys for key in ratio.keys]
+        parts = tuple(compress(ratio.numerators, counted)), tuple(compress(ratio.denominators, counted))
+        ratios.append(Ratio(ratio.weight, tuple(compress(ratio.keys, counted)), *parts))
+    return Items(
+        ids=tuple(compress(one.ids, kept)),
+        images=tuple(compress(one.images, kept)),
+        scores=tuple(compress(one.scores, kept)),
+        said=tuple(compress(one.said, kept)),
+        ratios=tuple(ratios),
+    )
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

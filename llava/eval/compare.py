@@ -1,7 +1,7 @@
 """Records side by side: which may be compared, in which order, and how sure the differences are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ def _with_averages(
         theirs = shares[base]
         if share is not None and theirs is not None:
             difference = (share - theirs, *interval(mine - draws_of[base]))
-    return Row(row.cell, row.method, row.budget, row.records, share, bounds, difference, row.missing)
+    return replace(row, relative=share, bounds=bounds, difference=difference)
 
 
 def _place(row: Row) -> tuple[int, int, str]:

@@ -78,8 +78,8 @@ def flips(first: Items, second: Items) -> list[Flip]:
     if (first.ids, first.images) != (second.ids, second.images):
         raise ValueError("the two cells were asked different questions; run both on the same files")
     return [
-        Flip(*same, said=(a, b), scores=(x, y))
-        for *same, a, b, x, y in zip(
+        Flip(key, image, said=(a, b), scores=(x, y))
+        for key, image, a, b, x, y in zip(
             first.ids, first.images, first.said, second.said, first.scores, second.scores, strict=True
         )
         if (x >= HALF) != (y >= HALF)
@@ -178,7 +178,7 @@ def compare(
     benchmark.require_files(data)
     asked = benchmark.read(data)
     questions = {question.key: question for question in asked.questions}
-    references = (benchmark.references(data) if benchmark.references else None) or {}
+    references = (benchmark.references(data, asked.questions) if benchmark.references else None) or {}
     drawn = found[:limit]
     missing = [flip.id for flip in drawn if flip.id not in questions]
     if missing:

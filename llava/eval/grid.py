@@ -14,16 +14,28 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import typer
 
 from llava.eval.answerer import Decoding, LlavaAnswerer
 from llava.eval.cells import COMPLETE, FAILED, Record, is_complete, is_done, write_record
 from llava.eval.generate import Answerer
-from llava.eval.grid_config import Cell, GridConfig, Source, read_config
+from llava.eval.grid_command import (
+    BatchSize,
+    Budgets,
+    Config,
+    Device,
+    Limit,
+    Methods,
+    Out,
+    Tasks,
+    read_grid,
+    report_failures,
+)
+from llava.eval.grid_config import Cell, GridConfig, Source
 from llava.eval.loading import Loaded, load_model
-from llava.eval.measure import budget_record, measure, record_inputs, scorer_of
+from llava.eval.measure import Prepared, budget_record, measure, record_inputs
 from llava.eval.methods import apply_method, compressor_of
 from llava.eval.shards import launched_shard
 from llava.eval.tasks import TASKS
@@ -87,11 +99,14 @@ def run_grid(
     chosen = list(config.cells() if cells is None else cells)
     names = list(config.tasks if tasks is None else tasks)
     outcomes: dict[str, str] = {}
+    prepared = {name: Prepared(TASKS[name], Path(config.data), config.limit) for name in names}
     for source in dict.fromkeys(cell.source for cell in chosen):
         opened = open_checkpoint(source)
         for cell in (cell for cell in chosen if cell.source == source):
             for task in names:
-                outcomes[f"{cell.name}/{task}"] = _run_or_record_failure(cell, task, config, out, opened, echo)
+                outcomes[f"{cell.name}/{task}"] = _run_or_record_failure(
+                    cell, prepared[task], config, out, opened, echo
+                )
         opened.close()
     return {f"{cell.name}/{task}": outcomes[f"{cell.name}/{task}"] for cell in chosen for task in names}
 
@@ -108,24 +123,24 @@ def settings_of(cell: Cell, benchmark: Benchmark, config: GridConfig) -> dict[st
     }
 
 
-def _run_or_record_failure(cell: Cell, task: str, config: GridConfig, out: Path, opened: Opened, echo: Echo) -> str:
+def _run_or_record_failure(
+    cell: Cell, task: Prepared, config: GridConfig, out: Path, opened: Opened, echo: Echo
+) -> str:
     """One record. Whatever stops it is logged with its traceback and recorded, so that the others still run."""
     model = asdict(cell.source)
-    base = Record(cell.name, task, cell.method, FAILED, model, budget_record(cell.budget), config.order)
+    name = task.benchmark.name
+    base = Record(cell.name, name, cell.method, FAILED, model, budget_record(cell.budget), config.order)
     try:
-        benchmark, root = TASKS[task], Path(config.data)
-        benchmark.require_files(root)
-        asked = benchmark.read(root).first(config.limit)
-        settings = settings_of(cell, benchmark, config)
-        base = replace(base, inputs=record_inputs(model, benchmark, root, asked, **settings))
+        settings = settings_of(cell, task.benchmark, config)
+        base = replace(base, inputs=record_inputs(model, task.files, settings))
         if is_done(out, base):
             echo(f"{base.name}: complete, nothing changed; skipped")
             return SKIPPED
+        scored = task.scorer()
         answerer = opened.answerer(cell, settings["max_new_tokens"])
-        answers_file = _work_folder(config) / base.cell / _digest(base.inputs) / f"{task}.jsonl"
-        scored = scorer_of(benchmark, root)
+        answers_file = _work_folder(config) / base.cell / _digest(base.inputs) / f"{name}.jsonl"
         record = measure(
-            base, answerer, asked, scored, answers_file=answers_file, out=out, batch_size=config.batch_size
+            base, answerer, task.asked, scored, answers_file=answers_file, out=out, batch_size=config.batch_size
         )
     except Exception as error:
         logger.exception("%s failed", base.name)
@@ -158,21 +173,19 @@ def _work_folder(config: GridConfig) -> Path:
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="configs/eval/*.yaml")],
-    out: Annotated[Path, typer.Option(help="folder of the records")],
-    method: Annotated[list[str] | None, typer.Option(help="only this method; repeatable")] = None,
-    budget: Annotated[list[int] | None, typer.Option(help="only this total budget; repeatable")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="only this benchmark; repeatable")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first questions of each task")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="instead of the config's")] = None,
-    device: Annotated[str | None, typer.Option(help="default: a GPU if there is one")] = None,
+    config: Config,
+    out: Out,
+    method: Methods = None,
+    budget: Budgets = None,
+    task: Tasks = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
 ) -> None:
     """Run a grid of methods and budgets over benchmarks."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        grid = read_config(config)
-        changed = {key: value for key, value in (("limit", limit), ("batch_size", batch_size)) if value is not None}
-        grid = replace(grid, **changed)
+        grid = read_grid(config, limit, batch_size)
         cells = grid.some_cells(method or [], budget or [])
         tasks = grid.some_tasks(task or [])
     except ValueError as error:
@@ -185,9 +198,7 @@ def main(
         tasks=tasks,
         echo=typer.echo,
     )
-    failed = [name for name, outcome in outcomes.items() if outcome == FAILED]
-    if failed:
-        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+    if report_failures(outcomes):
         # A launcher stops its other ranks when one leaves with an error, and they may not have finished the rest yet.
         raise typer.Exit(0 if launched_shard() else 1)
 

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llava.eval.answerer import prepare_pixels
 from llava.eval.cells import Record
 from llava.eval.loading import load_model
 from llava.eval.methods import apply_method
-from llava.mm_utils import process_images
 from visionzip import Budget
 
 DIM = 0.25  # what is left of the light of a dropped patch
@@ -47,7 +47,7 @@ class KeptTokens:
         return [self._draw(picture) for picture in pictures]
 
     def _draw(self, picture: Image.Image) -> Image.Image:
-        pixels = process_images([picture], self.image_processor, self.model.config)[0]
+        (pixels,) = prepare_pixels([picture], self.image_processor, self.model.config)
         tile = pixels[0] if pixels.dim() == 4 else pixels
         tower = self.model.get_vision_tower()
         with torch.inference_mode():

@@ -7,25 +7,35 @@ GPUs. What is complete and unchanged is skipped; what fails is recorded as faile
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
-from llava.eval.cells import COMPLETE, FAILED, Record, is_done, write_items, write_record
+from llava.eval.cells import FAILED, Record, is_done, write_items, write_record
 from llava.eval.compare import Measured
 from llava.eval.grid import SKIPPED, Echo
-from llava.eval.grid_config import Cell, GridConfig, LmmsPart, read_config
-from llava.eval.inputs import checkpoint_files
+from llava.eval.grid_command import (
+    BatchSize,
+    Budgets,
+    Config,
+    Device,
+    Limit,
+    Methods,
+    Out,
+    Tasks,
+    read_grid,
+    report_failures,
+)
+from llava.eval.grid_config import Cell, GridConfig, LmmsPart
 from llava.eval.lmms_config import LmmsConfig
 from llava.eval.lmms_config import read_config as read_lmms_config
 from llava.eval.lmms_records import model_options, read_measured, task_name
-from llava.eval.lmms_run import run
-from llava.eval.measure import budget_record
-from llava.provenance import sha256_file, stamp, without_machine_paths
+from llava.eval.lmms_run import default_processes, run
+from llava.eval.measure import budget_record, record_inputs
+from llava.provenance import sha256_file, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +49,10 @@ def run_lmms_grid(
 ) -> dict[str, str]:
     """Run what is not done. -> {"cell/task": "complete", "skipped" or "failed"}"""
     asked = replace(read_lmms_config(part.config).only(part.tasks), batch_size=config.batch_size)
+    files = _files(part, asked)
     outcomes: dict[str, str] = {}
     for cell in cells:
-        bases = {task.name: _base(cell, task.name, config, part) for task in asked.tasks}
+        bases = {task.name: _base(cell, task.name, config, files) for task in asked.tasks}
         todo = [name for name, base in bases.items() if not is_done(out, base)]
         outcomes |= {base.name: SKIPPED for name, base in bases.items() if name not in todo}
         if not todo:
@@ -65,29 +76,19 @@ def run_lmms_grid(
     return outcomes
 
 
-def _base(cell: Cell, task: str, config: GridConfig, part: LmmsPart) -> Record:
-    """What a record is before it is measured. Its questions are the hub's, or those of a folder that says its seed."""
-    model = asdict(cell.source)
-    inputs = without_machine_paths({
-        "weights": checkpoint_files(cell.source.path, cell.source.base),
-        "files": {"lmms_config": sha256_file(Path(part.config)), "task": task, **_data(part)},
-        "settings": {
-            "method": cell.method,
-            "budget": budget_record(cell.budget),
-            "order": config.order,
-            "limit": config.limit,
-        },
-    })
-    return Record(
-        cell.name, task_name(task), cell.method, FAILED, model, budget_record(cell.budget), config.order, inputs=inputs
-    )
+def _files(part: LmmsPart, asked: LmmsConfig) -> dict[str, str]:
+    """Hashes of the configuration, which pins the hub's data, and of what a local data folder was made as."""
+    files = {"lmms_config": sha256_file(Path(part.config))}
+    sets = None if asked.data is None else asked.data / "sets.json"
+    return {**files, "data": sha256_file(sets)} if sets is not None and sets.is_file() else files
 
 
-def _data(part: LmmsPart) -> dict[str, str]:
-    """What a local data folder was made as; the hub's is pinned by the configuration."""
-    folder = read_lmms_config(part.config).data
-    sets = None if folder is None else folder / "sets.json"
-    return {"data": sha256_file(sets)} if sets is not None and sets.is_file() else {}
+def _base(cell: Cell, task: str, config: GridConfig, files: Mapping[str, str]) -> Record:
+    """What a record is before it is measured."""
+    model, budget = asdict(cell.source), budget_record(cell.budget)
+    settings = {"method": cell.method, "budget": budget, "order": config.order, "limit": config.limit}
+    inputs = record_inputs(model, {**files, "task": task}, settings)
+    return Record(cell.name, task_name(task), cell.method, FAILED, model, budget, config.order, inputs=inputs)
 
 
 def _keep(out: Path, one: Measured, bases: dict[str, Record], echo: Echo) -> str:
@@ -117,29 +118,27 @@ def _part(grid: GridConfig, wanted: Sequence[str]) -> LmmsPart | None:
 
 
 def main(
-    config: Annotated[Path, typer.Option(help="configs/eval/*.yaml with the key lmms")],
-    out: Annotated[Path, typer.Option(help="folder of the records")],
-    method: Annotated[list[str] | None, typer.Option(help="only this method; repeatable")] = None,
-    budget: Annotated[list[int] | None, typer.Option(help="only this total budget; repeatable")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="only this task of lmms-eval; repeatable")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first documents of each task")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="instead of the config's")] = None,
+    config: Config,
+    out: Out,
+    method: Methods = None,
+    budget: Budgets = None,
+    task: Tasks = None,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
     processes: Annotated[int | None, typer.Option(help="default: one a GPU, else one")] = None,
-    device: Annotated[str | None, typer.Option(help="default: a GPU if there is one")] = None,
 ) -> None:
     """Run the lmms-eval part of a grid."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        grid = read_config(config)
-        changed = {key: value for key, value in (("limit", limit), ("batch_size", batch_size)) if value is not None}
-        grid = replace(grid, **changed)
+        grid = read_grid(config, limit, batch_size)
         grid.some_tasks(task or [])  # refuses what the grid does not have
         part = _part(grid, task or [])
         if part is None:
             typer.echo(f"{config}: nothing for lmms-eval")
             return
         cells = grid.some_cells(method or [], budget or [])
-        count = max(1, torch.cuda.device_count()) if processes is None else processes
+        count = default_processes() if processes is None else processes
         outcomes = run_lmms_grid(
             grid,
             part,
@@ -152,9 +151,7 @@ def main(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    failed = [name for name, outcome in outcomes.items() if outcome not in (COMPLETE, SKIPPED)]
-    if failed:
-        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+    if report_failures(outcomes):
         raise typer.Exit(1)
 
 

@@ -86,6 +86,11 @@ def _local(name: str | None) -> str | None:
     return str(Path(name).resolve()) if name is not None and Path(name).exists() else name
 
 
+def default_processes() -> int:
+    """One for each GPU, one on a machine without."""
+    return max(1, torch.cuda.device_count())
+
+
 def main(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint: a folder or a name on the hub.")],
     config: Annotated[Path, typer.Option(help="What to run.")] = SHIPPED,
@@ -122,7 +127,7 @@ def main(
             "attn": attn,
             "dtype": dtype,
         }
-        count = processes if processes is not None else max(1, torch.cuda.device_count())
+        count = processes if processes is not None else default_processes()
         typer.echo(run(wanted, model, out, limit=limit, processes=count))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

@@ -19,22 +19,20 @@ from llava.eval.bootstrap import DRAWS
 from llava.eval.cells import COMPLETE, Record, read_items, read_records
 from llava.eval.compare import DENSE, Measured, Row, build_rows, complete
 from llava.eval.grid_config import read_config
-from llava.eval.judge.benchmarks import JUDGED
+from llava.eval.judge.benchmarks import BENCHMARKS
 from llava.eval.lmms_records import TITLES as LMMS_TITLES
 from llava.eval.lmms_records import read_measured
 from llava.eval.published import PublishedTable, read_published
 from llava.eval.table import Table
-from llava.eval.tasks import TASKS
 from llava.utils import write_text
 
-ALL = {**TASKS, **JUDGED}
 README_START, README_END = "<!-- results:{name}:start -->", "<!-- results:{name}:end -->"
 EXAMPLE = "Example: python -m llava.eval.report --records runs/miniature --out runs/miniature"
 
 
 def title_of(task: str) -> str:
     """The column head of a benchmark."""
-    return ALL[task].title if task in ALL else LMMS_TITLES.get(task, task)
+    return BENCHMARKS[task].title if task in BENCHMARKS else LMMS_TITLES.get(task, task)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ def make_table(rows: Sequence[Row], publication: Publication | None = None) -> T
     if publication is not None:
         head = (*head, "vs published")
     dense = next((row for row in rows if row.method == DENSE), None)
-    lines, sections = [], {}
+    lines: list[tuple[str, ...]] = []
+    sections: dict[int, str] = {}
     total: int | None = None
     for row in rows:
         if row.total not in (total, None):
@@ -69,9 +68,9 @@ def make_table(rows: Sequence[Row], publication: Publication | None = None) -> T
 
 
 def tasks_of(rows: Sequence[Row]) -> list[str]:
-    """All benchmarks with a record, in the order of `TASKS`."""
+    """All benchmarks with a record, in the order of `BENCHMARKS`."""
     present = {task for row in rows for task in row.records}
-    known = [task for task in (*ALL, *LMMS_TITLES) if task in present]
+    known = [task for task in (*BENCHMARKS, *LMMS_TITLES) if task in present]
     return known + sorted(present - set(known))
 
 
@@ -106,7 +105,7 @@ def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
         record = next((found for row in rows if (found := complete(row, task))), None)
         asked = "not measured" if record is None else f"{record.n} questions"
         limit = (record.inputs.get("settings") or {}).get("limit") if record else None
-        metric = f"{ALL[task].metric}; " if task in ALL else "by lmms-eval; "
+        metric = f"{BENCHMARKS[task].metric}; " if task in BENCHMARKS else "by lmms-eval; "
         columns.append(f"{title_of(task)} ({metric}{asked}{f', the first {limit} only' if limit else ''})")
     return (
         f"- Columns: {'; '.join(columns)}.\n"

@@ -1,6 +1,5 @@
 """What the scoring commands share: their files as options, a result as JSON, and an error as a usage error."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from llava.eval.tasks.base import TaskScore
+from llava.eval.tasks.files import write_json_file
 from llava.provenance import sha256_file, stamp, without_machine_paths
-from llava.utils import write_text
 
 AnnotationFile = Annotated[Path, typer.Option("--annotation-file", help="The benchmark's public annotation file.")]
 ResultFile = Annotated[Path, typer.Option("--result-file", help="LLaVA's answer lines.")]
@@ -43,4 +42,4 @@ def write_score(out: Path | None, score: TaskScore, inputs: Sequence[Path]) -> N
         "inputs": {path.name: sha256_file(path) for path in inputs},
         "stamp": stamp(),
     }
-    write_text(out, json.dumps(without_machine_paths(record), indent=2, ensure_ascii=False) + "\n")
+    write_json_file(out, without_machine_paths(record), indent=2)

@@ -77,7 +77,7 @@ def render_results(rows: list[dict[str, Any]]) -> str:
 
 
 def _read(folder: Path) -> list[Record]:
-    files = sorted([*(folder / "cells").glob("*.json"), *(folder / "cells").glob("*/*.json")])
+    files = sorted((folder / "cells").glob("*/*.json"))
     if not files:
         raise ValueError(
             f"--results {folder}: no records in {folder / 'cells'}; make them with python -m llava.eval.grid"
@@ -86,13 +86,11 @@ def _read(folder: Path) -> list[Record]:
 
 
 def _record(file: Path) -> Record:
-    """A record; of one benchmark, or, as older ones are, of all benchmarks of a cell."""
+    """The record of one benchmark of a cell."""
     record = read_json(file)
-    lost = [key for key in ("cell", "method", "status") if key not in record]
-    if lost or not ("task" in record or "tasks" in record):
-        raise ValueError(f"{file} is no record of an evaluation: it has no {', '.join(lost or ['task'])}")
-    if "tasks" not in record:
-        record["tasks"] = {record["task"]: record}
+    lost = [key for key in ("cell", "method", "status", "task") if key not in record]
+    if lost:
+        raise ValueError(f"{file} is no record of an evaluation: it has no {', '.join(lost)}")
     return record
 
 
@@ -137,16 +135,16 @@ def _row(cell: str, records: list[Record], of_base: bool) -> dict[str, Any]:
         "model": first.get("model"),
         "budget": (first.get("budget") or {}).get("total"),
         "tokens_per_image": tokens / sum(images) if sum(images) else None,
-        "tasks": {name: _task(task, record) for record in records for name, task in record["tasks"].items()},
+        "tasks": {record["task"]: _task(record) for record in records},
         "commits": sorted({stamp["commit"] for stamp in stamps if stamp.get("commit")}),
         "dates": sorted({stamp["date"] for stamp in stamps if stamp.get("date")}),
     }
 
 
-def _task(task: Mapping[str, Any], record: Record) -> dict[str, Any]:
+def _task(record: Record) -> dict[str, Any]:
     return {
-        "figure": task.get("headline", task.get("accuracy")) if record["status"] == COMPLETE else None,
-        "n": task.get("n", 0),
+        "figure": record.get("headline") if record["status"] == COMPLETE else None,
+        "n": record.get("n", 0),
         "status": record["status"],
     }
 

@@ -27,8 +27,7 @@ shift
 if [[ -x "$PYTHON" ]]; then export PATH="$VENV/bin:$PATH"; else PYTHON="$(command -v python3 || command -v python)"; fi
 "$PYTHON" -c 'import llava.train' 2>/dev/null || fail "llava is not installed for $PYTHON" "bash scripts/quickstart.sh sets it up"
 
-gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
-processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
+count_processes
 if [[ "${ENGINE:-deepspeed}" == fsdp ]]; then
   ((gpus > 0)) || fail "ENGINE=fsdp needs GPUs: on the CPU accelerate would shard nothing" "leave ENGINE out: DeepSpeed runs there"
   # shellcheck disable=SC2086  # ACCELERATE_FLAGS holds several words
@@ -36,7 +35,6 @@ if [[ "${ENGINE:-deepspeed}" == fsdp ]]; then
     --main_process_port "${MASTER_PORT:-29500}" ${ACCELERATE_FLAGS:-} --module llava.train.train --config "$config" --deepspeed "" "$@"
 fi
 if ((gpus > 0)); then
-  ((processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
   launcher=(-m deepspeed.launcher.runner)
   if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then  # DeepSpeed takes these cards only if no number is asked for
     CUDA_VISIBLE_DEVICES="$(cut -d, -f"1-$processes" <<<"$CUDA_VISIBLE_DEVICES")"

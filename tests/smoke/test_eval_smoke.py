@@ -13,6 +13,7 @@ from llava.cli import PROGRAMS
 from llava.eval import diff, grid, report, run_benchmark
 from llava.eval.cells import read_items, read_record, read_records
 from llava.eval.grid_config import read_config
+from llava.eval.judge.benchmarks import BENCHMARKS as ALL
 from llava.miniature.eval_sets import write_eval
 from tests.stand_in import started
 from tests.stub_judge import SECRET, StubJudge, serve
@@ -20,7 +21,7 @@ from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS = 4
-BENCHMARKS = [path.stem for path in sorted((ROOT / "scripts" / "eval").glob("*.sh")) if path.stem in run_benchmark.ALL]
+BENCHMARKS = [path.stem for path in sorted((ROOT / "scripts" / "eval").glob("*.sh")) if path.stem in ALL]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def invoke(app, arguments):
 
 
 def test_there_is_a_script_for_each_of_llavas_twelve():
-    assert set(BENCHMARKS) == set(run_benchmark.ALL) - {"seed_image"} and len(BENCHMARKS) == 12
+    assert set(BENCHMARKS) == set(ALL) - {"seed_image"} and len(BENCHMARKS) == 12
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -59,7 +60,7 @@ def test_every_script_goes_from_question_file_to_score(home, tmp_path, name, mon
         said = invoke(run_benchmark.app, [*command[2:], "--max-new-tokens", 6])
     record = read_record(tmp_path / "out" / "cells" / "visionzip-7" / f"{name}.json")
     assert record.status == "complete" and record.tokens_per_image == 7.0
-    benchmark = run_benchmark.ALL[name]
+    benchmark = ALL[name]
     assert f"{benchmark.title}: {record.headline:.2f}" in said
     items = read_items(tmp_path / "out", "visionzip-7", name)
     assert len(items.ids) == record.n == len(benchmark.read(root).questions)

@@ -1,8 +1,6 @@
 """Every training script trains two steps of its shipped recipe on a tiny model, and every recipe one step."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 from llava.data.subset import make_subset
 from llava.model.builder import load_pretrained_model
 from llava.train.train import train
+from tests.stand_in import started
 from tests.tiny import tiny_anyres_llava, tiny_llava
 from tests.tiny_checkpoints import (
     PROJECTOR,
@@ -133,29 +132,8 @@ SCRIPTS = {
 
 
 def started_by(script: str, given: list[str], venv: Path) -> list[str]:
-    """What a script starts on a machine without a GPU: the words of its training command. Importing is the slow part of
-    a training this small, so the script runs under a stand-in for python, and its command in this process."""
-    python = venv / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(
-        """#!/usr/bin/env bash
-case "$*" in
-  *device_count*) echo 0 ;;
-  *"import llava"*) ;;
-  *) printf '%s\\0' "$@" ;;
-esac
-"""
-    )
-    python.chmod(0o755)
-    done = subprocess.run(
-        ["bash", f"scripts/train/{script}.sh", *given],
-        cwd=ROOT,
-        env=os.environ | {"NUM_PROCESSES": "1", "LLAVA_VENV": str(venv)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    command = done.stdout.split("\0")[:-1]
+    """What a script starts on a machine without a GPU: the words of its training command."""
+    (command,) = started(f"scripts/train/{script}.sh", *given, venv=venv, environment={"NUM_PROCESSES": "1"})
     assert command[:2] == ["-m", "llava.train.train"]
     return command[2:]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from llava.eval.generate import Generation
 from llava.eval.judge.client import Judge
@@ -10,52 +9,41 @@ from llava.eval.judge.judging import JudgeResult
 from llava.eval.judge.llavabench import judge_llavabench
 from llava.eval.judge.mmvet import judge_mmvet
 from llava.eval.question_set import QuestionSet
+from llava.eval.tasks import TASKS
 from llava.eval.tasks.base import Benchmark, Ratio, TaskScore, mean_ratio, percent
-from llava.eval.tasks.files import EVAL_ZIP, read_set
+from llava.eval.tasks.files import EVAL_ZIP
 
 LLAVABENCH, MMVET = "llava-bench-in-the-wild", "mm-vet"
 
 
-def _benchmark(name: str, title: str, metric: str, files: Mapping[str, Any], obtain: str) -> Benchmark:
-    return Benchmark(
-        name=name,
-        title=title,
-        metric=metric,
-        obtain=obtain,
-        read=lambda root: read_set(root, files["questions"], files["images"], obtain),
-        max_new_tokens=1024,
-        **files,
-    )
-
-
 JUDGED: Mapping[str, Benchmark] = {
-    "llavabench": _benchmark(
-        "llavabench",
-        "LLaVA-Bench",
-        "judged score relative to GPT-4's answers",
-        {
-            "questions": f"{LLAVABENCH}/questions.jsonl",
-            "images": f"{LLAVABENCH}/images",
-            "annotations": tuple(
-                f"{LLAVABENCH}/{name}" for name in ("context.jsonl", "answers_gpt4.jsonl", "rule.json")
-            ),
-        },
-        "get the dataset liuhaotian/llava-bench-in-the-wild of the Hugging Face hub, and rule.json from "
-        "llava/eval/table of the public LLaVA repository",
-    ),
-    "mmvet": _benchmark(
-        "mmvet",
-        "MM-Vet",
-        "judged score, our prompt",
-        {
-            "questions": f"{MMVET}/llava-mm-vet.jsonl",
-            "images": f"{MMVET}/images",
-            "annotations": (f"{MMVET}/mm-vet.json",),
-        },
-        f"the question file is in {EVAL_ZIP}; mm-vet.json and the pictures are in "
-        "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
-    ),
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            name="llavabench",
+            title="LLaVA-Bench",
+            metric="judged score relative to GPT-4's answers",
+            questions=f"{LLAVABENCH}/questions.jsonl",
+            images=f"{LLAVABENCH}/images",
+            annotations=tuple(f"{LLAVABENCH}/{name}" for name in ("context.jsonl", "answers_gpt4.jsonl", "rule.json")),
+            obtain="get the dataset liuhaotian/llava-bench-in-the-wild of the Hugging Face hub, and rule.json from "
+            "llava/eval/table of the public LLaVA repository",
+            max_new_tokens=1024,
+        ),
+        Benchmark(
+            name="mmvet",
+            title="MM-Vet",
+            metric="judged score, our prompt",
+            questions=f"{MMVET}/llava-mm-vet.jsonl",
+            images=f"{MMVET}/images",
+            annotations=(f"{MMVET}/mm-vet.json",),
+            obtain=f"the question file is in {EVAL_ZIP}; mm-vet.json and the pictures are in "
+            "https://github.com/yuweihao/MM-Vet/releases/download/v1/mm-vet.zip",
+            max_new_tokens=1024,
+        ),
+    )
 }
+BENCHMARKS: Mapping[str, Benchmark] = {**TASKS, **JUDGED}  # LLaVA's own, judged or not
 JUDGES: Mapping[str, Callable[[Path, Path, Path, Judge], JudgeResult]] = {
     "llavabench": judge_llavabench,
     "mmvet": judge_mmvet,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from llava.eval.question_set import QuestionSet
+from llava.eval.question_set import QuestionSet, read_question_set
 from llava.eval.records import Answer, Question, check_ids, key_answers
 
 Reference = Mapping[str, Any]
@@ -108,9 +108,10 @@ class Benchmark:
 
     title: column head. metric: what the headline is, in words. questions: the question file. images: the picture
     folder, None where pictures lie in the question file. annotations: what scoring needs beside the question file.
-    obtain: where missing files come from. read: root -> questions and pictures.
-    references: root -> what is right, by question key; None (or a function that returns None) where only a judge or a
-    server knows. score: None where a judge scores. server: who scores where the references are not public.
+    obtain: where missing files come from. reader: root -> questions and pictures, where they are no JSON lines with a
+    folder of pictures. references: (root, questions) -> what is right, by question key; None (or a function that
+    returns None) where only a judge or a server knows. score: None where a judge scores. server: who scores where the
+    references are not public.
     submit: writes the file a server or the official scorer takes: (root, questions, answers, target) -> path written.
     upload: where that file lies below the root, {name} standing for the run's name.
     """
@@ -122,13 +123,24 @@ class Benchmark:
     images: str | None
     annotations: tuple[str, ...]
     obtain: str
-    read: Callable[[Path], QuestionSet]
-    references: Callable[[Path], Mapping[str, Reference] | None] | None = None
+    reader: Callable[[Path], QuestionSet] | None = None
+    references: Callable[[Path, Sequence[Question]], Mapping[str, Reference] | None] | None = None
     score: Scorer | None = None
     submit: Callable[[Path, QuestionSet, Sequence[Answer], Path], Path] | None = None
     upload: str | None = None
     server: str | None = None
     max_new_tokens: int = 128
+
+    def read(self, root: Path) -> QuestionSet:
+        """The questions and their pictures.
+
+        Raises:
+            ValueError: a file is missing (and where to get it), or malformed.
+        """
+        if self.reader is not None:
+            return self.reader(root)
+        assert self.images is not None, f"{self.name}: pictures in the question file need a reader"
+        return read_question_set(require(root / self.questions, self.obtain), require(root / self.images, self.obtain))
 
     def require_files(self, root: Path) -> None:
         """All files are there; annotations may be missing where a server has them.
@@ -141,6 +153,17 @@ class Benchmark:
         missing = [str(root / name) for name in needed if not (root / name).exists()]
         if missing:
             raise ValueError(f"{self.name}: {', '.join(missing)} not found; {self.obtain}")
+
+
+def require(path: Path, obtain: str) -> Path:
+    """The path itself, if something is there.
+
+    Raises:
+        ValueError: nothing is there; says where to get it.
+    """
+    if not path.exists():
+        raise ValueError(f"{path} not found; {obtain}")
+    return path
 
 
 def join(questions: Sequence[Question], references: Mapping[str, Reference], answers: Sequence[Answer]) -> list[Item]:

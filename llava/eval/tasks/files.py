@@ -7,9 +7,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
-from llava.eval.question_set import QuestionSet, read_question_set
-from llava.eval.records import Answer, Question, read_questions
-from llava.eval.tasks.base import Reference
+from llava.eval.records import Answer, Question
+from llava.eval.tasks.base import Reference, require
 from llava.utils import write_text
 
 EVAL_ZIP = (
@@ -17,35 +16,6 @@ EVAL_ZIP = (
     "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy), unpacked in playground/data/eval"
 )
 Key = TypeVar("Key", bound=Hashable)
-
-
-def require(path: Path, obtain: str) -> Path:
-    """The path itself, if something is there.
-
-    Raises:
-        ValueError: nothing is there; says where to get it.
-    """
-    if not path.exists():
-        raise ValueError(f"{path} not found; {obtain}")
-    return path
-
-
-def read_set(root: Path, questions: str, images: str, obtain: str) -> QuestionSet:
-    """A public question file (JSON lines) and its picture folder, both below the eval root.
-
-    Raises:
-        ValueError: one of them is missing (and where to get it), or a malformed line.
-    """
-    return read_question_set(require(root / questions, obtain), require(root / images, obtain))
-
-
-def questions_below(root: Path, questions: str, obtain: str) -> list[Question]:
-    """The questions alone: scoring needs no pictures.
-
-    Raises:
-        ValueError: as `read_set`.
-    """
-    return read_questions(require(root / questions, obtain))
 
 
 def read_json(path: Path, kind: type, obtain: str) -> Any:

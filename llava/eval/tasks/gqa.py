@@ -13,9 +13,7 @@ from llava.eval.tasks.files import (
     field,
     index_labels,
     look_up,
-    questions_below,
     read_json,
-    read_set,
     write_json_file,
 )
 
@@ -55,17 +53,12 @@ def score(
     return summarise("gqa", items, scores, rule, **extra)
 
 
-def read(root: Path) -> QuestionSet:
-    """The question file and its pictures."""
-    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
-
-
-def references(root: Path) -> dict[str, Reference]:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:
     """Answer and types by question id."""
     file = root / ANNOTATIONS
     rows = read_json(file, dict, OBTAIN)
     labels = index_labels(((str(key), _reference(file, row)) for key, row in rows.items()), file)
-    return look_up(questions_below(root, QUESTIONS, OBTAIN), labels, by_id, file)
+    return look_up(questions, labels, by_id, file)
 
 
 def predictions(answers: Sequence[Answer]) -> list[dict[str, str]]:
@@ -91,7 +84,6 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=(ANNOTATIONS,),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
     submit=submit,

@@ -16,10 +16,10 @@ from llava.eval.tasks.base import (
     mean_ratio,
     percent,
     percent_by,
+    require,
     summarise,
 )
 from llava.eval.tasks.choice import letter_leading, score_letters
-from llava.eval.tasks.files import require
 from llava.eval.tasks.mmbench_table import read_letters, read_questions, write_submission
 
 ROTATION = 1_000_000  # rotation k of question i is row i + k * ROTATION
@@ -68,7 +68,7 @@ def _read(file: str, lang: str, root: Path) -> QuestionSet:
     return read_questions(require(root / file, obtain(file)), lang)
 
 
-def _references(file: str, root: Path) -> dict[str, Reference] | None:
+def _references(file: str, root: Path, _questions: Sequence[Question]) -> dict[str, Reference] | None:
     table = require(root / file, obtain(file))
     letters = read_letters(table)
     missing = [key for key, letter in letters.items() if not letter]
@@ -92,7 +92,7 @@ def _benchmark(name: str, title: str, file: str, lang: str) -> Benchmark:
         images=None,
         annotations=(),
         obtain=obtain(file),
-        read=partial(_read, file, lang),
+        reader=partial(_read, file, lang),
         references=partial(_references, file),
         score=partial(score, name=name),
         submit=partial(_submit, file),

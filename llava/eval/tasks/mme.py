@@ -16,9 +16,10 @@ from llava.eval.tasks.base import (
     join,
     mean_ratio,
     percent,
+    require,
     summarise,
 )
-from llava.eval.tasks.files import EVAL_ZIP, index_labels, look_up, questions_below, read_set, require
+from llava.eval.tasks.files import EVAL_ZIP, index_labels, look_up
 from llava.utils import write_text
 
 PERCEPTION = "existence count position color posters celebrity scene landmark artwork OCR".split()
@@ -85,14 +86,9 @@ def score(
     return summarise("mme", items, scores, rule, ratios, acc_plus=acc_plus, category_score=category_score, **sums)
 
 
-def read(root: Path) -> QuestionSet:
-    """The question file and its pictures. The two questions about a picture share an id: the picture's."""
-    return read_set(root, QUESTIONS, RELEASE, OBTAIN)
-
-
-def references(root: Path) -> dict[str, Reference]:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:
     """Label and the release's own wording of the question, by question key."""
-    return references_of(root / RELEASE, questions_below(root, QUESTIONS, OBTAIN))
+    return references_of(root / RELEASE, questions)
 
 
 def references_of(release: Path, questions: Sequence[Question]) -> dict[str, Reference]:
@@ -110,7 +106,7 @@ def references_of(release: Path, questions: Sequence[Question]) -> dict[str, Ref
 def submit(root: Path, asked: QuestionSet, answers: Sequence[Answer], target: Path) -> Path:
     """Write the folder the official eval_tool/calculation.py reads."""
     merged = merge_answers(asked.questions, [answers])
-    return write_results(asked.questions, references(root), merged, target)
+    return write_results(asked.questions, references(root, asked.questions), merged, target)
 
 
 def write_results(
@@ -184,7 +180,6 @@ BENCHMARK = Benchmark(
     images=RELEASE,
     annotations=(RELEASE,),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
     submit=submit,

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.eval.question_set import QuestionSet
 from llava.eval.records import Answer, Question, read_jsonl
 from llava.eval.tasks.base import (
     OFFICIAL,
@@ -17,6 +16,7 @@ from llava.eval.tasks.base import (
     check_rule,
     join,
     percent,
+    require,
     summarise,
 )
 from llava.eval.tasks.files import (
@@ -25,9 +25,6 @@ from llava.eval.tasks.files import (
     first_line,
     index_labels,
     look_up,
-    questions_below,
-    read_set,
-    require,
 )
 
 CATEGORIES = ("random", "popular", "adversarial")
@@ -102,14 +99,9 @@ def score(
     )
 
 
-def read(root: Path) -> QuestionSet:
-    """The question file and its pictures."""
-    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
-
-
-def references(root: Path) -> dict[str, Reference]:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:
     """Labels by question key."""
-    return references_of(root / ANNOTATIONS, questions_below(root, QUESTIONS, OBTAIN))
+    return references_of(root / ANNOTATIONS, questions)
 
 
 def references_of(folder: Path, questions: Sequence[Question]) -> dict[str, Reference]:
@@ -186,7 +178,6 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=tuple(f"{ANNOTATIONS}/coco_pope_{name}.json" for name in CATEGORIES),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
 )

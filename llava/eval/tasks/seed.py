@@ -10,7 +10,7 @@ from llava.eval.question_set import QuestionSet
 from llava.eval.records import Answer, Question, merge_answers, write_lines
 from llava.eval.tasks.base import OFFICIAL, Benchmark, Reference, TaskScore, percent, percent_by, summarise
 from llava.eval.tasks.choice import FIXED, letter_exact, letter_leading, score_letters
-from llava.eval.tasks.files import EVAL_ZIP, by_id, field, index_labels, look_up, questions_below, read_json, read_set
+from llava.eval.tasks.files import EVAL_ZIP, by_id, field, index_labels, look_up, read_json
 
 QUESTIONS = "seed_bench/llava-seed-bench.jsonl"
 IMAGES = "seed_bench"
@@ -42,28 +42,23 @@ def score(
     return summarise(name, found.items, found.scores, rule, **extra)
 
 
-def read(root: Path) -> QuestionSet:
-    """The question file and its pictures."""
-    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
-
-
 def read_images(root: Path) -> QuestionSet:
     """The questions about images alone, SEED-I of the papers' NeXT tables.
 
     Raises:
         ValueError: there is none.
     """
-    asked, labels = read(root), labels_of(root / ANNOTATIONS)
+    asked, labels = BENCHMARK.read(root), labels_of(root / ANNOTATIONS)
     chosen = tuple(one for one in asked.questions if labels.get(by_id(one), {}).get("data_type") == "image")
     if not chosen:
         raise ValueError(f"{root / ANNOTATIONS} names no question of {root / QUESTIONS} as one about an image")
     return QuestionSet(chosen, asked.pictures)
 
 
-def references(root: Path) -> dict[str, Reference]:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:
     """Letter, kind of data and question type by question id."""
     file = root / ANNOTATIONS
-    return look_up(questions_below(root, QUESTIONS, OBTAIN), labels_of(file), by_id, file)
+    return look_up(questions, labels_of(file), by_id, file)
 
 
 def labels_of(file: Path) -> dict[str, Reference]:
@@ -110,7 +105,6 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=(ANNOTATIONS,),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
     submit=submit,
@@ -121,7 +115,7 @@ BENCHMARK_IMAGE = replace(
     name="seed_image",
     title="SEED-I",
     metric="accuracy over images",
-    read=read_images,
+    reader=read_images,
     score=partial(score, name="seed_image"),
     upload="seed_bench/answers_upload/{name}-images.jsonl",
 )

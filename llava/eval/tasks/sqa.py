@@ -8,9 +8,9 @@ from typing import Any
 from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.eval.question_set import Folder, QuestionSet
 from llava.eval.records import Answer, Question, check_ids
-from llava.eval.tasks.base import OFFICIAL, Benchmark, Reference, TaskScore, mean_ratio, percent, summarise
+from llava.eval.tasks.base import OFFICIAL, Benchmark, Reference, TaskScore, mean_ratio, percent, require, summarise
 from llava.eval.tasks.choice import FIXED, letter_science, letter_science_fixed, score_letters
-from llava.eval.tasks.files import EVAL_ZIP, by_id, field, look_up, read_json, require
+from llava.eval.tasks.files import EVAL_ZIP, by_id, field, look_up, read_json
 
 QUESTIONS = "scienceqa/llava_test_CQM-A.json"
 IMAGES = "scienceqa/images/test"
@@ -74,10 +74,10 @@ def read_questions(file: Path, images: Path, single_pred_prompt: bool = True) ->
     return QuestionSet(questions, Folder(images))
 
 
-def references(root: Path) -> dict[str, Reference]:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:
     """Letter by question id, of the test split."""
     labels = labels_of(root / PROBLEMS, root / SPLITS)
-    return look_up(read(root).questions, labels, by_id, root / PROBLEMS)
+    return look_up(questions, labels, by_id, root / PROBLEMS)
 
 
 def labels_of(problems: Path, splits: Path, split: str = SPLIT) -> dict[str, Reference]:
@@ -118,7 +118,7 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=(PROBLEMS, SPLITS),
     obtain=OBTAIN,
-    read=read,
+    reader=read,
     references=references,
     score=score,
     max_new_tokens=1024,

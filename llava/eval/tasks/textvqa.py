@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.eval.question_set import QuestionSet
 from llava.eval.records import Question
 from llava.eval.tasks.base import Benchmark, Reference
 from llava.eval.tasks.files import (
@@ -13,9 +12,7 @@ from llava.eval.tasks.files import (
     first_line,
     index_labels,
     look_up,
-    questions_below,
     read_json,
-    read_set,
 )
 from llava.eval.tasks.vqa import human_answers, vqa_scorer
 
@@ -37,14 +34,9 @@ def question_of(text: str) -> str:
     return first_line(rest).lower()
 
 
-def read(root: Path) -> QuestionSet:
-    """The question file and its pictures. Several questions share an id: the picture's."""
-    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
-
-
-def references(root: Path) -> dict[str, Reference]:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:
     """Ten human answers by question key."""
-    return references_of(root / ANNOTATIONS, questions_below(root, QUESTIONS, OBTAIN))
+    return references_of(root / ANNOTATIONS, questions)
 
 
 def references_of(file: Path, questions: Sequence[Question]) -> dict[str, Reference]:
@@ -70,7 +62,6 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=(ANNOTATIONS,),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from llava.eval.question_set import QuestionSet
 from llava.eval.records import Answer, Question, merge_answers
@@ -12,12 +11,10 @@ from llava.eval.tasks.files import (
     field,
     index_labels,
     look_up,
-    questions_below,
     read_json,
-    read_set,
     write_json_file,
 )
-from llava.eval.tasks.vqa import human_answers, vqa_scorer
+from llava.eval.tasks.vqa import human_label, vqa_scorer
 from llava.eval.tasks.vqa_text import normalise
 
 QUESTIONS = "vizwiz/llava_test.jsonl"
@@ -33,12 +30,7 @@ OBTAIN = (
 score = vqa_scorer("vizwiz")
 
 
-def read(root: Path) -> QuestionSet:
-    """The question file and its pictures."""
-    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
-
-
-def references(root: Path) -> dict[str, Reference] | None:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference] | None:
     """Ten human answers and the answer type, joined by picture (one question a picture); None where the file has no
     answers, as the public one, or is not there."""
     file = root / ANNOTATIONS
@@ -47,8 +39,8 @@ def references(root: Path) -> dict[str, Reference] | None:
     rows = [row for row in read_json(file, list, OBTAIN) if isinstance(row, dict) and "answers" in row]
     if not rows:
         return None
-    labels = index_labels(((field(file, row, "image", str), _label(file, row)) for row in rows), file)
-    return look_up(questions_below(root, QUESTIONS, OBTAIN), labels, lambda question: question.image or "", file)
+    labels = index_labels(((field(file, row, "image", str), human_label(file, row)) for row in rows), file)
+    return look_up(questions, labels, lambda question: question.image or "", file)
 
 
 def submission(questions: Sequence[Question], answers: Sequence[Answer]) -> list[dict[str, str | None]]:
@@ -69,10 +61,6 @@ def submit(_root: Path, asked: QuestionSet, answers: Sequence[Answer], target: P
     return write_json_file(target, submission(asked.questions, answers))
 
 
-def _label(file: Path, row: Any) -> Reference:
-    return {"answers": human_answers(file, row), "answer_type": row.get("answer_type")}
-
-
 BENCHMARK = Benchmark(
     name="vizwiz",
     title="VizWiz",
@@ -81,7 +69,6 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=(ANNOTATIONS,),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
     submit=submit,

@@ -53,6 +53,15 @@ def human_answers(file: Path, row: Any) -> list[str]:
     return texts
 
 
+def human_label(file: Path, row: Any) -> Reference:
+    """The ten answers of a row, and the type VQAv2 and VizWiz give each question.
+
+    Raises:
+        ValueError: see `human_answers`.
+    """
+    return {"answers": human_answers(file, row), "answer_type": row.get("answer_type")}
+
+
 def _humans(item: Item, name: str) -> Sequence[str]:
     """The reference's `answers`, or its single `answer` ten times."""
     answers = item.reference.get("answers")

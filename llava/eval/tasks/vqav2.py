@@ -5,21 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.question_set import QuestionSet
-from llava.eval.records import Answer, merge_answers, read_questions
-from llava.eval.tasks.base import Benchmark, Reference
+from llava.eval.records import Answer, Question, merge_answers, read_questions
+from llava.eval.tasks.base import Benchmark, Reference, require
 from llava.eval.tasks.files import (
     EVAL_ZIP,
     by_id,
     field,
     index_labels,
     look_up,
-    questions_below,
     read_json,
-    read_set,
-    require,
     write_json_file,
 )
-from llava.eval.tasks.vqa import human_answers, vqa_scorer
+from llava.eval.tasks.vqa import human_label, vqa_scorer
 from llava.eval.tasks.vqa_text import normalise
 
 QUESTIONS = "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl"
@@ -35,19 +32,14 @@ OBTAIN = (
 score = vqa_scorer("vqav2")
 
 
-def read(root: Path) -> QuestionSet:
-    """The test-dev question file and its pictures."""
-    return read_set(root, QUESTIONS, IMAGES, OBTAIN)
-
-
-def references(root: Path) -> dict[str, Reference] | None:
+def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference] | None:
     """Ten human answers and the answer type by question id; None where the file is not there."""
     file = root / ANNOTATIONS
     if not file.exists():
         return None
     rows = field(file, read_json(file, dict, OBTAIN), "annotations", list)
-    labels = index_labels(((str(field(file, row, "question_id", int | str)), _label(file, row)) for row in rows), file)
-    return look_up(questions_below(root, QUESTIONS, OBTAIN), labels, by_id, file)
+    labels = ((str(field(file, row, "question_id", int | str)), human_label(file, row)) for row in rows)
+    return look_up(questions, index_labels(labels, file), by_id, file)
 
 
 def submission(all_ids: Sequence[str | int], answers: Sequence[Answer]) -> list[dict[str, Any]]:
@@ -69,10 +61,6 @@ def submit(root: Path, asked: QuestionSet, answers: Sequence[Answer], target: Pa
     return write_json_file(target, submission(everything, merge_answers(asked.questions, [answers])))
 
 
-def _label(file: Path, row: Any) -> Reference:
-    return {"answers": human_answers(file, row), "answer_type": row.get("answer_type")}
-
-
 BENCHMARK = Benchmark(
     name="vqav2",
     title="VQAv2",
@@ -81,7 +69,6 @@ BENCHMARK = Benchmark(
     images=IMAGES,
     annotations=(ANNOTATIONS,),
     obtain=OBTAIN,
-    read=read,
     references=references,
     score=score,
     submit=submit,

@@ -9,20 +9,12 @@ from typer.testing import CliRunner
 from llava.eval.convert import app
 from llava.eval.records import Answer, write_lines
 from llava.eval.tasks import TASKS
-from tests.tiny_eval import jsonl, write_root
+from tests.tiny_eval import answer_file, jsonl, write_root
 
 
 @pytest.fixture
 def root(tmp_path):
     return write_root(tmp_path)
-
-
-def answer(root, task, path, *texts):
-    """An answer file in reversed order: nothing may be paired by place."""
-    questions = TASKS[task].read(root).questions
-    made = [Answer(one.question_id, one.text, text, "m") for one, text in zip(questions, texts, strict=True)]
-    write_lines(root / path, [one.to_row() for one in made[::-1]])
-    return root / path
 
 
 def run(*words):
@@ -38,7 +30,7 @@ def convert(*words):
 
 def test_vqav2(root):
     split = "llava_vqav2_mscoco_test-dev2015"
-    answer(root, "vqav2", f"vqav2/answers/{split}/m/merge.jsonl", "The Red.", "two")
+    answer_file(root, "vqav2", f"vqav2/answers/{split}/m/merge.jsonl", "The Red.", "two")
     output = convert("vqav2", "--dir", root / "vqav2", "--split", split, "--ckpt", "m")
     assert "3 questions, 2 answered" in output
     rows = json.loads((root / "vqav2/answers_upload" / split / "m.json").read_text())
@@ -50,14 +42,14 @@ def test_vqav2(root):
 
 
 def test_gqa(root):
-    source = answer(root, "gqa", "a.jsonl", "Yes.", "A Dog..")
+    source = answer_file(root, "gqa", "a.jsonl", "Yes.", "A Dog..")
     convert("gqa", "--src", source, "--dst", root / "p.json")
     rows = {row["questionId"]: row["prediction"] for row in json.loads((root / "p.json").read_text())}
     assert rows == {"201": "yes", "202": "a dog"}
 
 
 def test_vizwiz(root):
-    source = answer(root, "vizwiz", "a.jsonl", "Unanswerable", "a dog")
+    source = answer_file(root, "vizwiz", "a.jsonl", "Unanswerable", "a dog")
     words = ["vizwiz", "--annotation-file", root / "vizwiz/llava_test.jsonl", "--result-file", source]
     convert(*words, "--result-upload-file", root / "up" / "v.json")
     rows = json.loads((root / "up" / "v.json").read_text())
@@ -68,7 +60,7 @@ def test_vizwiz(root):
 
 
 def test_mmbench(root):
-    answer(root, "mmbench", "answers/m.jsonl", "B", "A", "C", "D")
+    answer_file(root, "mmbench", "answers/m.jsonl", "B", "A", "C", "D")
     table = root / TASKS["mmbench"].questions
     words = ["mmbench", "--annotation-file", table, "--result-dir", root / "answers", "--upload-dir", root / "up"]
     convert(*words, "--experiment", "m")
@@ -84,7 +76,7 @@ def test_mmbench(root):
 
 
 def test_seed(root):
-    source = answer(root, "seed", "a.jsonl", "A", "B")
+    source = answer_file(root, "seed", "a.jsonl", "A", "B")
     labels = root / "seed_bench/SEED-Bench.json"
     files = ["--annotation-file", labels, "--result-file", source, "--result-upload-file", root / "up.jsonl"]
     output = convert("seed", *files, "--out", root / "seed.json")
@@ -98,7 +90,7 @@ def test_seed(root):
 
 
 def test_mme(root):
-    answer(root, "mme", "MME/answers/m.jsonl", "No", "Yes", "no", "no.")
+    answer_file(root, "mme", "MME/answers/m.jsonl", "No", "Yes", "no", "no.")
     output = convert("mme", "--dir", root / "MME", "--experiment", "m")
     assert "posters: 200.00" in output and "OCR: 50.00" in output and "perception total: 250.00" in output
     assert "cognition" not in output

@@ -7,21 +7,12 @@ import typer
 from typer.testing import CliRunner
 
 from llava.eval import eval_pope, eval_science_qa, eval_textvqa
-from llava.eval.records import Answer, write_lines
-from llava.eval.tasks import TASKS
-from tests.tiny_eval import jsonl, pope_labels, write_root
+from tests.tiny_eval import answer_file, jsonl, pope_labels, write_root
 
 
 @pytest.fixture
 def root(tmp_path):
     return write_root(tmp_path)
-
-
-def answer(root, task, path, *texts):
-    questions = TASKS[task].read(root).questions
-    made = [Answer(one.question_id, one.text, text, "m") for one, text in zip(questions, texts, strict=True)]
-    write_lines(root / path, [one.to_row() for one in made[::-1]])
-    return root / path
 
 
 def run(program, **flags):
@@ -33,7 +24,7 @@ def run(program, **flags):
 
 
 def test_pope_per_category_and_mean(root):
-    said = answer(root, "pope", "a.jsonl", "Yes", "Yes", "No", "No", "Yes")
+    said = answer_file(root, "pope", "a.jsonl", "Yes", "Yes", "No", "No", "Yes")
     files = {"annotation_dir": root / "pope/coco", "question_file": root / "pope/llava_pope_test.jsonl"}
     code, output = run(eval_pope, **files, result_file=said, out=root / "pope.json")
     assert code == 0, output
@@ -50,7 +41,7 @@ def test_pope_per_category_and_mean(root):
 
 
 def test_pope_names_a_missing_label_file(root):
-    said = answer(root, "pope", "a.jsonl", "Yes", "Yes", "No", "No", "Yes")
+    said = answer_file(root, "pope", "a.jsonl", "Yes", "Yes", "No", "No", "Yes")
     code, output = run(
         eval_pope, annotation_dir=root, question_file=root / "pope/llava_pope_test.jsonl", result_file=said
     )
@@ -59,12 +50,12 @@ def test_pope_names_a_missing_label_file(root):
 
 
 def test_textvqa_needs_no_question_file(root):
-    said = answer(root, "textvqa", "answers/m.jsonl", "Red", "2001")
+    said = answer_file(root, "textvqa", "answers/m.jsonl", "Red", "2001")
     labels = root / "textvqa/TextVQA_0.5.1_val.json"
     code, output = run(eval_textvqa, annotation_file=labels, result_file=said, out=root / "t.json")
     assert code == 0 and "m Samples: 2 Accuracy: 50.00%" in output
     assert json.loads((root / "t.json").read_text())["headline"] == 50.0
-    answer(root, "textvqa", "answers/n.jsonl", "Red", "1999")
+    answer_file(root, "textvqa", "answers/n.jsonl", "Red", "1999")
     assert "n Samples: 2 Accuracy: 100.00%" in run(eval_textvqa, annotation_file=labels, result_dir=root / "answers")[1]
 
 
@@ -79,7 +70,7 @@ def test_textvqa_flags_that_do_not_fit(root):
 
 
 def test_science_figures_and_files(root):
-    said = answer(root, "sqa", "a.jsonl", "The answer is C.", "I cannot say")
+    said = answer_file(root, "sqa", "a.jsonl", "The answer is C.", "I cannot say")
     flags = {"base_dir": root / "scienceqa", "result_file": said}
     written = {"output_file": root / "o" / "out.jsonl", "output_result": root / "o" / "result.json"}
     code, output = run(eval_science_qa, **flags, **written, out=root / "s.json")
@@ -96,7 +87,7 @@ def test_science_figures_and_files(root):
 
 
 def test_science_wants_the_whole_split(root):
-    said = answer(root, "sqa", "a.jsonl", "C", "B")
+    said = answer_file(root, "sqa", "a.jsonl", "C", "B")
     said.write_text(said.read_text().splitlines()[0] + "\n")
     written = {"output_file": root / "out.jsonl", "output_result": root / "result.json"}
     code, output = run(eval_science_qa, base_dir=root / "scienceqa", result_file=said, **written)

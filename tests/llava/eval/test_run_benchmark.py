@@ -1,11 +1,10 @@
 """What a record says was run: as asked for, as saved, and when VisionZip is the tuned one."""
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from llava.eval.answer_command import AnswerOptions
+from llava.eval.answer_command import ModelOptions
 from llava.eval.run_benchmark import what_runs
 from visionzip import Budget, VisionZip
 from visionzip.methods import Pool
@@ -15,7 +14,7 @@ def runs(compressor, saved=None, **asked):
     tower = SimpleNamespace(compressor=compressor)
     model = SimpleNamespace(get_vision_tower=lambda: tower)
     source = {"saved": None if saved is None else saved.to_config()}
-    options = AnswerOptions("ckpt", Path("a.jsonl"), **asked)
+    options = ModelOptions(model_path="ckpt", **asked)
     return what_runs(SimpleNamespace(model=model, source=source), options)
 
 

@@ -1,0 +1,42 @@
+"""What the two programs of a grid share: their options, the part of the grid that was asked for, and how they end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llava.eval.cells import FAILED
+from llava.eval.grid_config import GridConfig, read_config
+
+Config = Annotated[Path, typer.Option(help="configs/eval/*.yaml")]
+Out = Annotated[Path, typer.Option(help="folder of the records")]
+Methods = Annotated[list[str] | None, typer.Option("--method", help="only this method; repeatable")]
+Budgets = Annotated[list[int] | None, typer.Option("--budget", help="only this total budget; repeatable")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="only this benchmark; repeatable")]
+Limit = Annotated[int | None, typer.Option(help="only the first questions of each benchmark")]
+BatchSize = Annotated[int | None, typer.Option(help="instead of the config's")]
+Device = Annotated[str | None, typer.Option(help="default: a GPU if there is one")]
+
+
+def read_grid(config: Path, limit: int | None, batch_size: int | None) -> GridConfig:
+    """The grid, with what the command line changes of it.
+
+    Raises:
+        ValueError: see `read_config`.
+    """
+    grid = read_config(config)
+    return replace(
+        grid,
+        limit=grid.limit if limit is None else limit,
+        batch_size=grid.batch_size if batch_size is None else batch_size,
+    )
+
+
+def report_failures(outcomes: Mapping[str, str]) -> Sequence[str]:
+    """Say on the error stream which records failed. -> their names"""
+    failed = [name for name, outcome in outcomes.items() if outcome == FAILED]
+    if failed:
+        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+    return failed
