@@ -11,10 +11,18 @@ from random import Random
 from typing import Any
 
 from llava.miniature import questions as ask
-from llava.miniature.eval_sets.choice import MMBENCH_CATEGORIES, ROTATION, SEED_OF_FAMILY
-from llava.miniature.eval_sets.scenes import Asked, ask_scenes, mistakes, one_of, scenes_of, ten_people
-from llava.miniature.eval_sets.short import GQA_TYPES, VQA_TYPES, ask_to_read, ocr_tokens
-from llava.miniature.eval_sets.yes_no import MME_CATEGORIES, POPE_KINDS
+from llava.miniature.eval_sets.choice import (
+    MMBENCH_CATEGORIES,
+    ROTATION,
+    SEED_OF_FAMILY,
+    ask_mmbench,
+    ask_seed,
+    ask_sqa,
+    turned,
+)
+from llava.miniature.eval_sets.scenes import Asked, ask_scenes, each, mistakes, scenes_of, ten_people
+from llava.miniature.eval_sets.short import GQA_TYPES, VQA_TYPES, ask_gqa, ask_to_read, ask_vqav2, ocr_tokens
+from llava.miniature.eval_sets.yes_no import MME_CATEGORIES, ask_pope
 from llava.miniature.files import JPEG_QUALITY
 from llava.miniature.questions import YES_NO, Asker, Question
 from llava.miniature.world import SPLITS, Scene, render, sample_scene
@@ -51,11 +59,6 @@ def picture(scene: Scene) -> dict[str, Any]:
 
 def pope_rows(count: int) -> list[Row]:
     """Rows of the three categories mixed, as the public set has them under one split."""
-
-    def both(scene: Scene, rng: Random) -> tuple[Question, ...]:
-        kind = rng.choice(POPE_KINDS)
-        return ask.present(scene, rng, kind), ask.absent(scene, rng, kind, kind)
-
     return [
         {
             "id": str(number),
@@ -66,14 +69,14 @@ def pope_rows(count: int) -> list[Row]:
             "image": picture(scene),
             "category": question.category,
         }
-        for number, (scene, question) in enumerate(_each(ask_scenes("pope", count, both)))
+        for number, (scene, question) in enumerate(each(ask_scenes("pope", count, ask_pope)))
     ]
 
 
 def gqa_instructions(count: int) -> list[Row]:
     """The questions; their pictures are in a configuration of their own."""
     rows = []
-    for scene, question in _each(_gqa(count)):
+    for scene, question in each(_gqa(count)):
         structural, semantic, detailed = GQA_TYPES[question.category]
         rows.append({
             "id": f"20{scene.seed}",
@@ -97,8 +100,7 @@ def gqa_images(count: int) -> list[Row]:
 
 
 def _gqa(count: int) -> list[Asked]:
-    asked = one_of(ask.ask_color, ask.ask_shape, ask.ask_left_right, ask.ask_above_below)
-    return ask_scenes("gqa", count, asked)
+    return ask_scenes("gqa", count, ask_gqa)
 
 
 def mme_rows(count: int) -> list[Row]:
@@ -121,7 +123,7 @@ def mme_rows(count: int) -> list[Row]:
 def textvqa_rows(count: int) -> list[Row]:
     """Questions in lower case with ten answers and the words an OCR system read."""
     rows: list[Row] = []
-    for scene, question in _each(ask_scenes("textvqa", count, ask_to_read, wants_text=True)):
+    for scene, question in each(ask_scenes("textvqa", count, ask_to_read, wants_text=True)):
         rng = Random(f"textvqa-people-{scene.seed}-{question.category}")
         rows.append({
             "image_id": f"{scene.seed:016x}",
@@ -144,7 +146,7 @@ def textvqa_rows(count: int) -> list[Row]:
 def vqav2_rows(count: int) -> list[Row]:
     """Ten answers each, as dicts."""
     rows = []
-    for scene, question in _each(ask_scenes("vqav2", count, one_of(ask.ask_count, ask.ask_ground, ask.ask_size))):
+    for scene, question in each(ask_scenes("vqav2", count, ask_vqav2)):
         said = ten_people(Random(f"vqav2-people-{scene.seed}"), question.answer, mistakes(question.answer))
         kind, answer_type = VQA_TYPES[question.category]
         rows.append({
@@ -166,7 +168,7 @@ def vqav2_rows(count: int) -> list[Row]:
 def scienceqa_rows(count: int) -> list[Row]:
     """Questions with a picture; every third has a hint."""
     rows = []
-    for number, (scene, question) in enumerate(_each(ask_scenes("sqa", count, one_of(ask.choose_extreme)))):
+    for number, (scene, question) in enumerate(each(ask_scenes("sqa", count, ask_sqa))):
         rows.append({
             "image": picture(scene),
             "question": question.text,
@@ -187,20 +189,19 @@ def scienceqa_rows(count: int) -> list[Row]:
 
 def mmbench_rows(count: int) -> list[Row]:
     """Every question with all rotations of its options, which is what circular evaluation groups by the index."""
-    asked = ask_scenes("mmbench", count, one_of(ask.choose_attribute, ask.choose_place))
-    turned = [(one.scene, one.questions[0], turn) for turn in range(4) for one in asked]
-    return [_mmbench_row(scene, question, turn) for scene, question, turn in turned if turn < len(question.options)]
+    asked = ask_scenes("mmbench", count, ask_mmbench)
+    rows = [(one.scene, one.questions[0], turn) for turn in range(4) for one in asked]
+    return [_mmbench_row(scene, question, turn) for scene, question, turn in rows if turn < len(question.options)]
 
 
 def _mmbench_row(scene: Scene, question: Question, turn: int) -> Row:
-    options = (*question.options[turn:], *question.options[:turn])
-    right = question.options["ABCD".index(question.answer)]
+    options, answer = turned(question, turn)
     category, group = MMBENCH_CATEGORIES[question.category]
     return {
         "index": scene.seed - SPLITS["test"].start + turn * ROTATION,
         "question": question.text,
         "hint": f"The background is {scene.ground}." if scene.seed % 4 == 0 else ABSENT,
-        "answer": "ABCD"[options.index(right)],
+        "answer": answer,
         **{letter: options[i] if i < len(options) else ABSENT for i, letter in enumerate("ABCD")},
         "category": category,
         "image": picture(scene),
@@ -214,9 +215,7 @@ def _mmbench_row(scene: Scene, question: Question, turn: int) -> Row:
 def seed_rows(count: int) -> list[Row]:
     """Pictures and, for every fourth scene, a video: frames in one list. The miniature's videos have one frame."""
     rows = []
-    for scene, question in _each(
-        ask_scenes("seed", count, one_of(ask.choose_count, ask.choose_ground, ask.choose_reading))
-    ):
+    for scene, question in each(ask_scenes("seed", count, ask_seed)):
         video = scene.seed % 4 == 0
         rows.append({
             "answer": question.answer,
@@ -303,10 +302,6 @@ def ocrbench_rows(count: int) -> list[Row]:
         }
         for number, (scene, question) in enumerate(_asked("ocrbench", count, ask.ask_word))
     ]
-
-
-def _each(asked: list[Asked]) -> list[tuple[Scene, Question]]:
-    return [(one.scene, question) for one in asked for question in one.questions]
 
 
 def _scenes(name: str) -> Iterator[Scene]:

@@ -38,12 +38,23 @@ MMBENCH_COLUMNS = (
 )
 
 
+ask_sqa = one_of(ask.choose_extreme)
+ask_mmbench = one_of(ask.choose_attribute, ask.choose_place)
+ask_seed = one_of(ask.choose_count, ask.choose_ground, ask.choose_reading)
+
+
+def turned(question: Question, turn: int) -> tuple[tuple[str, ...], str]:
+    """The options rotated by `turn` places to the left, and the letter that is right then."""
+    options = (*question.options[turn:], *question.options[:turn])
+    return options, "ABCD"[options.index(question.options["ABCD".index(question.answer)])]
+
+
 def write_sqa(folder: Path, count: int, workers: int) -> None:
     """test: `count` questions with a picture, and one without after every fourth of them."""
     here = folder / "scienceqa"
     rows, problems, pictures = [], {}, []
     text_only = iter(seeds_of("sqa")[::-1])
-    for number, one in enumerate(ask_scenes("sqa", count, one_of(ask.choose_extreme)), 1):
+    for number, one in enumerate(ask_scenes("sqa", count, ask_sqa), 1):
         asked: list[tuple[int, Question, bool]] = [(one.scene.seed, one.questions[0], True)]
         if number % 4 == 0:
             seed = next(text_only)
@@ -86,7 +97,7 @@ def _sqa_problem(question: Question, pictured: bool) -> dict[str, Any]:
 
 def write_mmbench(folder: Path, count: int, workers: int) -> None:
     """dev, every question with all rotations of its options: half as many questions as elsewhere, twice the rows."""
-    asked = ask_scenes("mmbench", -(-count // 2), one_of(ask.choose_attribute, ask.choose_place))
+    asked = ask_scenes("mmbench", -(-count // 2), ask_mmbench)
     _write_table(folder / "mmbench" / "mmbench_dev_20230712.tsv", asked, workers)
 
 
@@ -119,8 +130,7 @@ def _mmbench_row(one: Asked, turn: int, picture: str) -> dict[str, Any]:
     """The row whose options are rotated by `turn` places to the left; turn 0 holds the picture."""
     (question,), scene = one.questions, one.scene
     index = scene.seed - SPLITS["test"].start
-    options = (*question.options[turn:], *question.options[:turn])
-    right = question.options["ABCD".index(question.answer)]
+    options, answer = turned(question, turn)
     category, group = MMBENCH_CATEGORIES[question.category]
     hinted = Random(f"mmbench-hint-{scene.seed}").random() < HINT_SHARE
     return {
@@ -128,7 +138,7 @@ def _mmbench_row(one: Asked, turn: int, picture: str) -> dict[str, Any]:
         "question": question.text,
         "hint": f"The background is {scene.ground}." if hinted else None,
         **dict(zip("ABCD", options, strict=False)),
-        "answer": "ABCD"[options.index(right)],
+        "answer": answer,
         "category": category,
         "image": index if turn else picture,
         "source": "miniature",
@@ -139,7 +149,7 @@ def _mmbench_row(one: Asked, turn: int, picture: str) -> dict[str, Any]:
 
 def write_seed(folder: Path, count: int, workers: int) -> None:
     """Pictures and, for every fourth scene, videos, of which the public layout keeps the middle frame."""
-    asked = ask_scenes("seed", count, one_of(ask.choose_count, ask.choose_ground, ask.choose_reading))
+    asked = ask_scenes("seed", count, ask_seed)
     here = folder / "seed_bench"
     lines, annotations, pictures = [], [], []
     for one in asked:

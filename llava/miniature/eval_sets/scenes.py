@@ -48,6 +48,11 @@ def ask_scenes(
     raise ValueError(f"{name}: the {SLICE} scenes of this twin gave only {total} questions; ask for fewer than {count}")
 
 
+def each(asked: Sequence[Asked]) -> list[tuple[Scene, Question]]:
+    """Every question with its scene."""
+    return [(one.scene, question) for one in asked for question in one.questions]
+
+
 def scenes_of(name: str, wants_text: bool | None = None) -> Iterator[Scene]:
     """The twin's scenes in the order of their seeds."""
     return (sample_scene(seed, wants_text) for seed in seeds_of(name))

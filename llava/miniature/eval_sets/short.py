@@ -1,12 +1,11 @@
 """Twins whose answers are a word or a phrase: VQAv2, GQA, VizWiz, TextVQA."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from llava.miniature import questions as ask
-from llava.miniature.eval_sets.scenes import Asked, ask_scenes, mistakes, one_of, ten_people
+from llava.miniature.eval_sets.scenes import ask_scenes, each, mistakes, one_of, ten_people
 from llava.miniature.files import paint, write_json, write_lines
 from llava.miniature.questions import SHORT_ANSWER, Question
 from llava.miniature.world import DIGITS, SHAPES, Scene
@@ -20,12 +19,16 @@ VQA_TYPES = {"count": ("how many", "number"), "ground": ("what is the", "other")
 GQA_TYPES = {"attribute": ("query", "attr", "directOf"), "relation": ("choose", "rel", "relChooser")}
 
 
+ask_vqav2 = one_of(ask.ask_count, ask.ask_ground, ask.ask_size)
+ask_gqa = one_of(ask.ask_color, ask.ask_shape, ask.ask_left_right, ask.ask_above_below)
+
+
 def write_vqav2(folder: Path, count: int, workers: int) -> None:
     """test-dev2015 with its annotations, and test2015: all ids a submission must hold, some of them not asked."""
-    asked = ask_scenes("vqav2", count, one_of(ask.ask_count, ask.ask_ground, ask.ask_size))
+    asked = ask_scenes("vqav2", count, ask_vqav2)
     here = folder / "vqav2"
     lines, more, annotations = [], [], []
-    for scene, question in _each(asked):
+    for scene, question in each(asked):
         image = f"COCO_test2015_{scene.seed:012d}.jpg"
         identity = scene.seed * 1000
         rng = Random(f"vqav2-people-{scene.seed}")
@@ -54,10 +57,10 @@ def write_vqav2(folder: Path, count: int, workers: int) -> None:
 
 def write_gqa(folder: Path, count: int, workers: int) -> None:
     """testdev_balanced; ids are strings of digits."""
-    asked = ask_scenes("gqa", count, one_of(ask.ask_color, ask.ask_shape, ask.ask_left_right, ask.ask_above_below))
+    asked = ask_scenes("gqa", count, ask_gqa)
     here = folder / "gqa"
     lines, annotations = [], {}
-    for scene, question in _each(asked):
+    for scene, question in each(asked):
         image, identity = f"n{scene.seed}", f"20{scene.seed}"
         lines.append(_line(identity, f"{image}.jpg", question.prompt))
         structural, semantic, detailed = GQA_TYPES[question.category]
@@ -83,7 +86,7 @@ def write_vizwiz(folder: Path, count: int, workers: int) -> None:
     asked = ask_scenes("vizwiz", count, ask_blindly)
     here = folder / "vizwiz"
     lines, annotations = [], []
-    for number, (scene, question) in enumerate(_each(asked)):
+    for number, (scene, question) in enumerate(each(asked)):
         image = f"VizWiz_test_{scene.seed:08d}.jpg"
         lines.append(_line(number, image, f"{PERMISSION}\n{question.text}\n{SHORT_ANSWER}"))
         annotations.append(_vizwiz_annotation(scene, question, image))
@@ -134,7 +137,7 @@ def write_textvqa(folder: Path, count: int, workers: int) -> None:
     asked = ask_scenes("textvqa", count, ask_to_read, wants_text=True)
     here = folder / "textvqa"
     lines, annotations = [], []
-    for scene, question in _each(asked):
+    for scene, question in each(asked):
         image = f"{scene.seed:016x}"
         tokens = ", ".join(ocr_tokens(scene))
         text = f"Reference OCR token: {tokens}\n{question.prompt}"
@@ -172,10 +175,6 @@ def ocr_tokens(scene: Scene) -> list[str]:
             tokens.append((plate.text if luck < 0.65 else rng.choice(mistakes(plate.text))).upper())
     rng.shuffle(tokens)
     return tokens
-
-
-def _each(asked: Sequence[Asked]) -> list[tuple[Scene, Question]]:
-    return [(one.scene, question) for one in asked for question in one.questions]
 
 
 def _line(identity: str | int, image: str, text: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Pair = tuple[str, str]  # a question to be answered yes, one to be answered no
 def write_pope(folder: Path, count: int, workers: int) -> None:
     """One question file with ids that run through all three categories; a label file a category, with ids of its own,
     in another order and with a few rows that are not asked."""
-    asked = ask_scenes("pope", count, _ask_pope)
+    asked = ask_scenes("pope", count, ask_pope)
     here = folder / "pope"
     lines: list[dict[str, Any]] = []
     for kind in POPE_KINDS:
@@ -33,7 +33,8 @@ def write_pope(folder: Path, count: int, workers: int) -> None:
     write_lines(here / "llava_pope_test.jsonl", lines)
 
 
-def _ask_pope(scene: Scene, rng: Random) -> tuple[Question, ...]:
+def ask_pope(scene: Scene, rng: Random) -> tuple[Question, ...]:
+    """A thing that is there and one that is not, both of a category drawn by chance."""
     kind = rng.choice(POPE_KINDS)
     return ask.present(scene, rng, kind), ask.absent(scene, rng, kind, kind)
 
