@@ -15,6 +15,7 @@ import typer
 
 from llava.eval.judge.client import Judge
 from llava.eval.judge.llavabench import JUDGE, MAX_TOKENS, TEMPERATURE, Files, estimate_review, review
+from llava.eval.judge.options import DryRun, PriceIn, PriceOut, Temperature, Workers
 
 
 def main(
@@ -27,11 +28,11 @@ def main(
     output: Annotated[Path, typer.Option("-o", "--output", help="Review file; the result lies beside it as .json.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="Length of a review.")] = MAX_TOKENS,
     judge: Annotated[str, typer.Option("--judge", help="The judge's name.")] = JUDGE,
-    temperature: Annotated[float, typer.Option("--temperature", help="The judge's.")] = TEMPERATURE,
-    workers: Annotated[int, typer.Option("--workers", help="Calls at a time.")] = 4,
-    price_in: Annotated[float | None, typer.Option("--price-in", help="Per million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option("--price-out", help="Per million completion tokens.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the estimate and stop.")] = False,
+    temperature: Temperature = TEMPERATURE,
+    workers: Workers = 4,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Have every answer compared with GPT-4's and write the reviews.
 

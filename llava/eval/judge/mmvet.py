@@ -33,6 +33,7 @@ from llava.eval.judge.judging import (
     write_result,
 )
 from llava.eval.judge.mmvet_prompt import PROMPT_VERSION, grade_prompt, parse_grade
+from llava.eval.judge.options import DryRun, PriceIn, PriceOut, Temperature, Workers
 from llava.eval.records import check_ids, read_answers
 from llava.eval.tasks.base import percent
 from llava.utils import write_json
@@ -197,11 +198,11 @@ def main(
         Path, typer.Option("--result_path", "--result-path", help="Folder of answers and grades.")
     ] = Path("results"),
     judge: Annotated[str, typer.Option("--gpt_model", "--gpt-model", "--judge", help="The judge's name.")] = JUDGE,
-    temperature: Annotated[float, typer.Option("--temperature", help="The judge's.")] = TEMPERATURE,
-    workers: Annotated[int, typer.Option("--workers", help="Calls at a time.")] = 4,
-    price_in: Annotated[float | None, typer.Option("--price-in", help="Per million prompt tokens.")] = None,
-    price_out: Annotated[float | None, typer.Option("--price-out", help="Per million completion tokens.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the estimate and stop.")] = False,
+    temperature: Temperature = TEMPERATURE,
+    workers: Workers = 4,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Grade answers to MM-Vet by the judge at OPENAI_BASE_URL with the key in OPENAI_API_KEY.
 
