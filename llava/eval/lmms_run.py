@@ -21,7 +21,7 @@ import typer
 
 from llava.eval.lmms_config import LmmsConfig, arguments, check_version, read_config, write_tasks
 from llava.eval.lmms_results import RESULTS
-from llava.eval.methods import requested_budget
+from llava.eval.methods import METHODS, requested_budget
 from llava.provenance import stamp
 from llava.utils import write_json
 
@@ -95,7 +95,7 @@ def main(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint: a folder or a name on the hub.")],
     config: Annotated[Path, typer.Option(help="What to run.")] = SHIPPED,
     model_base: Annotated[str | None, typer.Option(help="Base of a LoRA or projector.")] = None,
-    method: Annotated[str | None, typer.Option(help="dense, visionzip, random, uniform, pool.")] = None,
+    method: Annotated[str | None, typer.Option(help=", ".join(METHODS))] = None,
     dominant: Annotated[int | None, typer.Option(help="Dominant tokens a tile, CLS included.")] = None,
     contextual: Annotated[int | None, typer.Option(help="Contextual tokens a tile.")] = None,
     order: Annotated[str | None, typer.Option(help="Order of several tiles: official or spatial.")] = None,

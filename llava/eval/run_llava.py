@@ -19,7 +19,7 @@ from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAUL
 from llava.conversation import conversation_mode
 from llava.eval.answerer import Decoding, Prompt, answer_batch, prepare_pixels, render, user_turn
 from llava.eval.loading import load_model
-from llava.eval.methods import apply_method, requested_budget
+from llava.eval.methods import METHODS, apply_method, requested_budget
 from llava.mm_utils import get_model_name_from_path, load_image
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def main(
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU if there is one.")] = None,
     dominant: Annotated[int | None, typer.Option("--dominant", help="Kept tokens a tile, CLS included.")] = None,
     contextual: Annotated[int | None, typer.Option("--contextual", help="Merged tokens a tile.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="dense, visionzip, random, uniform, pool.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help=", ".join(METHODS))] = None,
 ) -> None:
     """Ask one question about one or more pictures and print the answer."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
