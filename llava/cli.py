@@ -16,29 +16,30 @@ evaluation = typer.Typer(help="From answers to tables, and what compression brea
 app.command("plan")(plan)
 app.add_typer(evaluation, name="eval")
 
-# Subcommands of `eval` are programs of their own, loaded when asked for: name -> (module, what it does).
-PROGRAMS = {
-    "grid": ("llava.eval.grid", "Run methods and budgets over benchmarks."),
-    "report": ("llava.eval.report", "Render records as a table, a page and a picture."),
-    "diff": ("llava.eval.diff", "Show the items two cells answer differently."),
-}
+# Programs of their own, loaded when asked for: (group, name, module, what it does).
+PROGRAMS = (
+    (evaluation, "grid", "llava.eval.grid", "Run methods and budgets over benchmarks."),
+    (evaluation, "report", "llava.eval.report", "Render records as a table, a page and a picture."),
+    (evaluation, "diff", "llava.eval.diff", "Show the items two cells answer differently."),
+    (app, "bench", "llava.bench.command", "Measure speed and memory: latency, memory, throughput, train, all."),
+)
 
 
-def _forward(name: str, module: str) -> None:
-    help_text = PROGRAMS[name][1]
+def _forward(group: typer.Typer, name: str, module: str, help_text: str) -> None:
+    shown = f"visionzip eval {name}" if group is evaluation else f"visionzip {name}"
 
-    @evaluation.command(
+    @group.command(
         name,
         help=help_text,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def _run(context: typer.Context) -> None:
-        import_module(module).app(context.args, prog_name=f"visionzip eval {name}")
+        import_module(module).app(context.args, prog_name=shown)
 
 
-for _name, (_module, _) in PROGRAMS.items():
-    _forward(_name, _module)
+for _program in PROGRAMS:
+    _forward(*_program)
 
 
 def main() -> None:

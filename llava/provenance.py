@@ -119,12 +119,14 @@ def _package_root() -> Path:
 
 
 def _commit(root: Path) -> tuple[str, bool | None]:
-    """Commit and dirty flag of the checkout this package runs from; name, version and None when it is installed."""
-    if not (root / ".git").exists():
-        return f"{DISTRIBUTION} {_version(DISTRIBUTION) or 'unknown'}", None
-    head = _git(root, "rev-parse", "HEAD")
+    """Commit and dirty flag of the checkout this package runs from.
+
+    A copy without .git, as on a cluster's node, is told its commit by LLAVA_COMMIT; the flag is None then, and name and
+    version stand in for a commit when the package is installed.
+    """
+    head = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     if head is None:
-        return f"{DISTRIBUTION} {_version(DISTRIBUTION) or 'unknown'}", None
+        return os.environ.get("LLAVA_COMMIT") or f"{DISTRIBUTION} {_version(DISTRIBUTION) or 'unknown'}", None
     # results/ holds what runs write, this one perhaps: it changes nothing that runs.
     return head, bool(_git(root, "status", "--porcelain", "--", ".", ":(exclude)results"))
 

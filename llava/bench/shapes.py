@@ -43,6 +43,7 @@ KNOWN_TOWERS: dict[str, dict[str, int]] = {
         "hidden_size": 1024,
         "num_hidden_layers": 24,
         "intermediate_size": 4096,
+        "num_attention_heads": 16,
         "image_size": 336,
         "patch_size": 14,
     }
@@ -55,7 +56,8 @@ SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention
 @dataclass(frozen=True)
 class ModelShape:
     """layers, width D, intermediate, kv_width (key or value width of all heads), vocabulary: of the language model.
-    tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles: of the vision side.
+    tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles, tower_heads, patch_size (pixels along
+    an edge): of the vision side.
     own_tower: whether the config names the tower, else it is taken to be TOWER. budget: dominant and contextual tokens
     per tile the checkpoint itself asks for. tied: embedding table and output head are one matrix."""
 
@@ -72,6 +74,8 @@ class ModelShape:
     own_tower: bool = True
     budget: tuple[int, int] | None = None
     tied: bool = False
+    tower_heads: int = 16
+    patch_size: int = 14
 
     @property
     def block_parameters(self) -> int:
@@ -93,7 +97,7 @@ class ModelShape:
     def tower_parameters(self) -> int:
         width, inner = self.tower_width, self.tower_intermediate
         block = 4 * (width**2 + width) + 2 * width * inner + inner + 5 * width
-        return self.tower_layers * block + (self.patches + 1) * width + 3 * 14 * 14 * width + 5 * width
+        return self.tower_layers * block + (self.patches + 1) * width + 3 * self.patch_size**2 * width + 5 * width
 
 
 def shape_of(model: str) -> ModelShape:
@@ -111,7 +115,11 @@ def shape_of(model: str) -> ModelShape:
             f"--model {model}: its config.json has no {', no '.join(lacking)}; expected that of a LLaVA checkpoint in "
             "the public layout, or of a language model"
         )
-    tower = _tower(str(config.get("mm_vision_tower") or TOWER), Path(model))
+    return shape_of_config(config, _tower(str(config.get("mm_vision_tower") or TOWER), Path(model)))
+
+
+def shape_of_config(config: dict[str, Any], tower: dict[str, Any]) -> ModelShape:
+    """The shape two configs describe, the model's and its tower's."""
     side = int(tower["image_size"])
     tiles = 1
     if is_tiled(config.get("image_aspect_ratio")):
@@ -132,7 +140,17 @@ def shape_of(model: str) -> ModelShape:
         own_tower=bool(config.get("mm_vision_tower")),
         budget=_budget(config),
         tied=bool(config.get("tie_word_embeddings")),
+        tower_heads=tower["num_attention_heads"],
+        patch_size=tower["patch_size"],
     )
+
+
+def known_config(name: str) -> dict[str, Any]:
+    """The sizes of a public checkpoint by name (its owner may be left out). Raises: ValueError listing the names."""
+    for known, config in KNOWN.items():
+        if Path(name).name == Path(known).name:
+            return dict(config)
+    raise ValueError(f"no public shape is called {name!r}; known: {', '.join(KNOWN)}")
 
 
 def _config(model: str) -> dict[str, Any]:
@@ -140,10 +158,10 @@ def _config(model: str) -> dict[str, Any]:
     if file.is_file():
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return found
-    for name, config in KNOWN.items():
-        if Path(model).name == Path(name).name:
-            return config
-    raise ValueError(f"--model {model} is no folder with a config.json and none of {', '.join(KNOWN)}")
+    try:
+        return known_config(model)
+    except ValueError as error:
+        raise ValueError(f"--model {model} is no folder with a config.json: {error}") from error
 
 
 def _budget(config: dict[str, Any]) -> tuple[int, int] | None:

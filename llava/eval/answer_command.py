@@ -21,6 +21,7 @@ from llava.eval.loading import load_model
 from llava.eval.methods import METHODS, apply_method, requested_budget
 from llava.eval.question_set import QuestionSet
 from llava.eval.shards import Shard
+from llava.model.fast import FastGenerator, longest_rows
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,9 @@ class ModelOptions:
         str | None, typer.Option("--order", help="Packing of several tiles: official or spatial. Default: as saved.")
     ] = None
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU if there is one.")] = None
+    fast: Annotated[bool, typer.Option("--fast", help="Static shapes and CUDA graphs: the same answers, sooner.")] = (
+        False
+    )
 
     def decoding(self) -> Decoding:
         """How answers are made.
@@ -126,6 +130,8 @@ def open_answerer(options: ModelOptions) -> LlavaAnswerer:
         logger.warning("no GPU found: answering on the CPU")
     saved = loaded.model.get_vision_tower().compressor
     apply_method(loaded.model, method, budget, options.order)
+    limit = longest_rows(loaded.model.config)
+    fast = FastGenerator(loaded.model, max_length=limit, batch=options.batch_size) if options.fast else None
     return LlavaAnswerer(
         loaded.model,
         loaded.tokenizer,
@@ -137,6 +143,7 @@ def open_answerer(options: ModelOptions) -> LlavaAnswerer:
             "model_base": options.model_base,
             "saved": None if saved is None else saved.to_config(),
         },
+        fast=fast,
     )
 
 

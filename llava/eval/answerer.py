@@ -8,7 +8,7 @@ B rows, l text tokens of a row, L tokens of the expanded row, S tile side.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from llava.conversation import conv_templates
 from llava.eval.generate import Reply
 from llava.eval.records import Question
 from llava.mm_utils import process_images, tokenizer_image_token
+from llava.model.fast import FastGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,10 @@ class Prompt:
     pixels: tuple[Tensor, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
 
+    def pin_memory(self) -> "Prompt":
+        """With pixels in pinned memory, from which a GPU copies while Python goes on; torch's DataLoader calls it."""
+        return replace(self, pixels=tuple(tile.pin_memory() for tile in self.pixels))
+
 
 def user_turn(text: str, num_images: int, config: Any, joint: str = "\n") -> str:
     """The user's words with one `<image>` for each image in front, joined by `joint`, unless the text has them
@@ -109,26 +114,42 @@ def prepare_pixels(images: Sequence[Image.Image], image_processor: Any, config: 
     return tuple(process_images([image], image_processor, config)[0] for image in images)
 
 
-def answer_batch(model: Any, tokenizer: Any, prompts: Sequence[Prompt], decoding: Decoding) -> list[Reply]:
+def answer_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    decoding: Decoding,
+    fast: FastGenerator | None = None,
+) -> list[Reply]:
     """Answer rendered prompts.
+
+    Args:
+        fast: answers in place of `model.generate`, with the same tokens.
 
     Returns:
         One reply a prompt: new text without special tokens, stripped, and the visual tokens its row really held.
+
+    Raises:
+        ValueError: `fast` and a decoding that is not greedy, or rows that `fast` is not made for.
     """
     rows = [torch.tensor(tokenizer_image_token(prompt.text, tokenizer, IMAGE_TOKEN_INDEX)) for prompt in prompts]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids, mask = pad_left(rows, pad)
     pixels, sizes = gather_pixels(model, prompts)
-    with torch.inference_mode(), _row_lengths(model) as lengths:
-        output = model.generate(
-            ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            images=pixels,
-            image_sizes=sizes,
-            pad_token_id=pad,
-            use_cache=True,
-            **decoding.generate_arguments(),
-        )
+    arguments = {
+        "images": pixels,
+        "image_sizes": sizes,
+        "pad_token_id": pad,
+        "use_cache": True,
+        **decoding.generate_arguments(),
+    }
+    lengths: Sequence[int]
+    if fast is not None:  # it says itself how long the rows were: hooks are not heard in a replayed graph
+        output = fast(ids, attention_mask=mask, **arguments)
+        lengths = fast.row_lengths
+    else:
+        with torch.inference_mode(), _row_lengths(model) as lengths:
+            output = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), **arguments)
     texts = tokenizer.batch_decode(output, skip_special_tokens=True)
     expanded = lengths[:: decoding.num_beams]
     words = [int(row.ne(IMAGE_TOKEN_INDEX).sum()) for row in rows]
@@ -151,7 +172,9 @@ def gather_pixels(
 ) -> tuple[Tensor | list[Tensor] | None, list[tuple[int, int]] | None]:
     """All images of a batch in row order, in the model's dtype: a tensor [n, 3, S, S] of plain images, a list if one
     is tiled."""
-    tensors = [tile.to(device=model.device, dtype=model.dtype) for prompt in prompts for tile in prompt.pixels]
+    # Two steps: a copy that changes the dtype as well goes through ordinary memory and waits.
+    moved = (tile.to(model.device, non_blocking=True) for prompt in prompts for tile in prompt.pixels)
+    tensors = [tile.to(model.dtype) for tile in moved]
     if not tensors:
         return None, None
     sizes = [size for prompt in prompts for size in prompt.sizes]
@@ -183,7 +206,8 @@ def _row_lengths(model: Any) -> Iterator[list[int]]:
 
 @dataclass
 class LlavaAnswerer:
-    """A loaded LLaVA model as the generation loop's answerer. `source` goes into the settings of the answer file."""
+    """A loaded LLaVA model as the generation loop's answerer. `source` goes into the settings of the answer file;
+    `fast` does not: it changes the time, not the tokens."""
 
     model: Any
     tokenizer: Any
@@ -191,6 +215,7 @@ class LlavaAnswerer:
     model_id: str
     decoding: Decoding = field(default_factory=Decoding)
     source: Mapping[str, Any] = field(default_factory=dict)
+    fast: FastGenerator | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -220,4 +245,4 @@ class LlavaAnswerer:
 
     def reply(self, batch: Sequence[Prompt]) -> list[Reply]:
         """Answer a batch."""
-        return answer_batch(self.model, self.tokenizer, batch, self.decoding)
+        return answer_batch(self.model, self.tokenizer, batch, self.decoding, self.fast)

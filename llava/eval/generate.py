@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -219,7 +220,10 @@ def _loader(answerer: Answerer, todo: QuestionSet, batch_size: int, num_workers:
     if not todo.questions:
         return iter(())
     dataset = _Loading(answerer, todo)
-    return iter(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=list))
+    # Workers run ahead: while a batch is answered they make the next ones, and a thread moves them to pinned memory.
+    pinned = num_workers > 0 and torch.cuda.is_available()
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=list, pin_memory=pinned)
+    return iter(loader)
 
 
 def _batches(items: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:

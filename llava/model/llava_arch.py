@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from llava.anyres import TileGrid, get_anyres_image_grid_shape, is_tiled
+from llava.anyres import is_tiled
 from llava.constants import (
     DEFAULT_IM_END_TOKEN,
     DEFAULT_IM_START_TOKEN,
@@ -26,6 +26,7 @@ from llava.constants import (
 )
 from llava.encoded import EncodedImages
 from llava.model.checkpoint import load_projector, projector_state, require_fit
+from llava.model.image_layout import check_images, merge_type, tile_grid
 from llava.model.language_model.token_rows import copy_rows, fill_with_mean
 from llava.model.multimodal_encoder.builder import build_vision_tower, resolve_vision_tower
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
@@ -33,7 +34,9 @@ from llava.model.multimodal_projector.builder import build_vision_projector, pro
 from llava.model.packing import Order, pack_tiles, unpad_image
 from llava.model.row_attention import attends_by_row
 from llava.model.row_packing import pack_rows
-from llava.model.splice import Batch, Side, TextRow, splice_batch
+from llava.model.splice import Batch, Side, TextRow, splice_batch, splice_rows
+from llava.model.transfer import to_device
+from visionzip.core.stages import stage
 from visionzip.core.types import VisionTokens
 
 __all__ = ["LlavaMetaForCausalLM", "LlavaMetaModel", "merge_type", "unpad_image"]
@@ -138,55 +141,74 @@ class LlavaMetaForCausalLM:
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Tiles [T, 3, S, S] to projected tokens [T, K, D]; K is the dense grid or the compressor's budget."""
-        return self._encode(images).features
+        return self.encode_tiles(images).features
 
-    def _encode(self, images: Tensor) -> VisionTokens:
-        """Encode and project; the tokens keep their places."""
+    def encode_tiles(self, images: Tensor) -> VisionTokens:
+        """`encode_images` with the places of the tokens. No step of it waits for the device."""
         tower = self.get_vision_tower()
         if tower is None:
             raise ValueError("This model has no vision tower: its config has no mm_vision_tower")
         return self._project(tower.encode(images))
 
     def _project(self, tokens: VisionTokens) -> VisionTokens:
-        features = project(self.get_model().mm_projector, tokens.features)
+        with stage("project"):
+            features = project(self.get_model().mm_projector, tokens.features)
         return dataclasses.replace(tokens, features=features, positions=tokens.positions.to(features.device))
 
-    def image_sequences(self, images: Images, image_sizes: Sequence[tuple[int, int]] | None = None) -> list[Tensor]:
+    def image_sequences(
+        self,
+        images: Images,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        encode: Callable[[Tensor], VisionTokens] | None = None,
+    ) -> list[Tensor]:
         """Encode, project and pack: one sequence [K', D] per image.
 
         Args:
             images: a batch [n, 3, S, S], one tile per image and no packing; or a list (or 5-D tensor) of images
                 [3, S, S] or [1 + tiles, 3, S, S], overview first; or what the tower made of them before.
             image_sizes: (W, H) of every picture before tiling; needed by the spatial merge types for tiled images.
+            encode: called instead of `encode_tiles`; it must give the same (a captured graph of it does).
 
         Raises:
             ValueError: images are no such tensors, or image_sizes no such pairs.
         """
+        encode = encode or self.encode_tiles
+        dense = False
         if isinstance(images, dict):
             tokens = self._project(VisionTokens(images["features"], images["positions"], images["has_cls"]))
             counts = images["tiles"].tolist()
             if not is_tiled(getattr(self.config, "image_aspect_ratio", None)):
                 return list(tokens.features)  # one tile per image and no packing, as for pixels
         else:
-            _check_images(images, image_sizes)
+            check_images(images, image_sizes)
             if isinstance(images, Tensor) and images.dim() == 4:
-                return list(self.encode_images(images))
+                return list(encode(images).features)
             tiled = [image if image.dim() == 4 else image[None] for image in images]  # [T_i, 3, S, S]
             if not tiled:
                 return []
-            tokens = self._encode(torch.cat(tiled))
+            tokens = encode(torch.cat(tiled))
             counts = [len(tiles) for tiles in tiled]
+            tower = self.get_vision_tower()
+            dense = tower is not None and tower.compressor is None
+        return self._pack(tokens, counts, image_sizes, dense)
+
+    def _pack(
+        self, tokens: VisionTokens, counts: list[int], image_sizes: Sequence[tuple[int, int]] | None, dense: bool
+    ) -> list[Tensor]:
         per_image = zip(torch.split(tokens.features, counts), torch.split(tokens.positions, counts), strict=True)
-        return [
-            pack_tiles(
-                dataclasses.replace(tokens, features=features, positions=positions),
-                self._grid(index, len(features), image_sizes),
-                merge_type=merge_type(self.config),
-                order=self._order(),
-                newline=getattr(self.get_model(), "image_newline", None),
-            )
-            for index, (features, positions) in enumerate(per_image)
-        ]
+        with stage("pack"):
+            return [
+                pack_tiles(
+                    dataclasses.replace(tokens, features=features, positions=positions),
+                    tile_grid(self.config, self.get_vision_tower(), index, len(features), image_sizes),
+                    merge_type=merge_type(self.config),
+                    order=self._order(),
+                    newline=getattr(self.get_model(), "image_newline", None),
+                    dense=dense,
+                )
+                for index, (features, positions) in enumerate(per_image)
+            ]
 
     def _order(self) -> Order:
         """Order of packed tokens: a dense grid is always spatial, compressed tokens as the config says."""
@@ -194,25 +216,6 @@ class LlavaMetaForCausalLM:
         if tower is None or tower.compressor is None:
             return "spatial"
         return getattr(self.config, "mm_compressed_order", None) or "official"
-
-    def _grid(self, index: int, num_tiles: int, image_sizes: Sequence[tuple[int, int]] | None) -> TileGrid | None:
-        """Tile layout of one image; None where the merge type or a single tile needs none."""
-        tower = self.get_vision_tower()
-        if tower is None or num_tiles == 1 or merge_type(self.config) == "flat":
-            return None
-        aspect = getattr(self.config, "image_aspect_ratio", None)
-        if aspect != "anyres":
-            raise NotImplementedError(
-                f"image {index} has {num_tiles} tiles, but image_aspect_ratio is {aspect!r}: only 'anyres' has a tile "
-                "layout; use mm_patch_merge_type 'flat' for other tilings"
-            )
-        if image_sizes is None or index >= len(image_sizes):
-            have = "none" if image_sizes is None else len(image_sizes)
-            raise ValueError(f"image {index} has {num_tiles} tiles: pass image_sizes, one (W, H) per image; got {have}")
-        size = (int(image_sizes[index][0]), int(image_sizes[index][1]))
-        pinpoints: Any = getattr(self.config, "image_grid_pinpoints", None)
-        cols, rows = get_anyres_image_grid_shape(size, pinpoints, tower.image_size)
-        return TileGrid(rows, cols, tower.num_patches_per_side, size)
 
     def prepare_inputs_labels_for_multimodal(
         self,
@@ -280,17 +283,44 @@ class LlavaMetaForCausalLM:
         arrange: Callable[[Sequence[TextRow]], Batch] | None = None,
     ) -> Batch:
         self._check_supported(modalities)
-        return splice_batch(
-            input_ids,
-            self.image_sequences(images, image_sizes),
-            self.get_model().embed_tokens,
-            mask=attention_mask,
-            labels=labels,
-            side=self._padding_side(),
-            max_length=getattr(self.config, "tokenizer_model_max_length", None),
-            training=self.training and labels is not None,
-            arrange=arrange,
-        )
+        sequences = self.image_sequences(images, image_sizes)
+        with stage("splice"):
+            return splice_batch(
+                input_ids,
+                sequences,
+                self._embed_text,
+                mask=attention_mask,
+                labels=labels,
+                side=self._padding_side(),
+                max_length=self._longest_row(),
+                training=self.training and labels is not None,
+                arrange=arrange,
+            )
+
+    def embed_rows(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, sequences: Sequence[Tensor] = ()
+    ) -> list[Tensor]:
+        """Input embeddings [L, D] of every row without padding, image tokens replaced by `sequences` in their order.
+
+        Args:
+            input_ids, attention_mask: [B, l]; on the CPU nothing here waits for the device.
+            sequences: what `image_sequences` gave.
+
+        Raises:
+            ValueError: image tokens and sequences do not fit.
+        """
+        limit = self._longest_row()
+        with stage("splice"):
+            rows = splice_rows(input_ids, sequences, self._embed_text, mask=attention_mask, max_length=limit)
+        return [row.embeds for row in rows]
+
+    def _embed_text(self, ids: Tensor) -> Tensor:
+        table = self.get_model().embed_tokens
+        embeds: Tensor = table(to_device(ids, table.weight.device))
+        return embeds
+
+    def _longest_row(self) -> int | None:
+        return getattr(self.config, "tokenizer_model_max_length", None)
 
     def _padding_side(self) -> Side:
         return getattr(self.config, "tokenizer_padding_side", None) or "right"
@@ -340,28 +370,6 @@ class LlavaMetaForCausalLM:
                     "trained without mm_use_im_start_end, so train on without it as well"
                 )
             copy_rows(inputs, stored["model.embed_tokens.weight"], before, len(tokenizer))
-
-
-def _check_images(images: Any, image_sizes: Any) -> None:
-    if isinstance(images, Tensor) and images.dim() not in (4, 5):
-        raise ValueError(
-            f"images must be [n, 3, S, S] or [n, tiles, 3, S, S], got {list(images.shape)}; "
-            "a single picture needs a batch axis"
-        )
-    for index, image in enumerate(images):
-        if not isinstance(image, Tensor) or image.dim() not in (3, 4):
-            got = list(image.shape) if isinstance(image, Tensor) else type(image).__name__
-            raise ValueError(
-                f"image {index} must be a tensor [3, S, S] or [tiles, 3, S, S], got {got}; "
-                "run llava.mm_utils.process_images on the pictures"
-            )
-    if any(not hasattr(size, "__len__") or len(size) != 2 for size in image_sizes or ()):
-        raise ValueError(f"image_sizes must be one (width, height) per image, got {image_sizes!r}")
-
-
-def merge_type(config: Any) -> str:
-    """config.mm_patch_merge_type, `flat` where the key is absent."""
-    return getattr(config, "mm_patch_merge_type", None) or "flat"
 
 
 def _new_newline(config: Any) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llava.anyres import Size, TileGrid, unpad_bounds
+from llava.model.transfer import to_device
 from visionzip.core.types import VisionTokens
 
 Order = Literal["official", "spatial"]
@@ -29,6 +30,7 @@ def pack_tiles(
     merge_type: str = "flat",
     order: Order = "spatial",
     newline: Tensor | None = None,
+    dense: bool = False,
 ) -> Tensor:
     """One image's tiles as one sequence. -> [K', D]
 
@@ -42,6 +44,8 @@ def pack_tiles(
             still holds a token with `newline` (on a dense grid this is LLaVA-NeXT's own sequence); "official" does
             neither, as the VisionZip authors' code, so K' is T * K.
         newline: [D], the line end; required by `spatial_unpad`, which also appends it to an image of one tile.
+        dense: the caller knows that the positions are the whole grid in order. The sequence is the same; its order is
+            then worked out on the CPU, so that nothing waits for the device.
 
     Raises:
         ValueError: unknown merge type or order, a tile count that does not fill the grid, or a missing argument.
@@ -60,9 +64,16 @@ def pack_tiles(
         return torch.cat([sequence, newline[None].to(sequence)]) if unpad and newline is not None else sequence
 
     grid = _checked_grid(grid, features.shape[0])
-    tiles = VisionTokens(features[1:], tokens.positions[1:], tokens.has_cls)
+    positions = _grid_positions(tokens) if dense else tokens.positions
+    tiles = VisionTokens(features[1:], positions[1:], tokens.has_cls)
     exact = unpad and order == "spatial"
     return torch.cat([features[0], _canvas_sequence(tiles, grid, exact, newline)])  # [K', D]
+
+
+def _grid_positions(tokens: VisionTokens) -> Tensor:
+    """[T, K] on the CPU: 0, 1, .., after a CLS token -1, 0, 1, .."""
+    first = -1 if tokens.has_cls else 0
+    return torch.arange(first, first + tokens.positions.shape[1]).expand(tokens.positions.shape)
 
 
 def _checked_grid(grid: TileGrid | None, num_tiles: int) -> TileGrid:
@@ -81,8 +92,9 @@ def _canvas_sequence(tiles: VisionTokens, grid: TileGrid, exact: bool, newline: 
     place = _place(tiles, grid)
     rank = place.rank  # [n*K]
     features = tiles.features.flatten(0, 1)  # [n*K, D]
+    device = features.device
     if not exact:
-        return features[torch.argsort(rank, stable=True)]
+        return features[to_device(torch.argsort(rank, stable=True), device)]
     if grid.original_size is None or newline is None:
         raise ValueError("Removing padding needs image_sizes and the newline vector (model.image_newline)")
 
@@ -96,8 +108,9 @@ def _canvas_sequence(tiles: VisionTokens, grid: TileGrid, exact: bool, newline: 
     else:
         lines = torch.unique(place.y[inside & place.placed])  # canvas rows that still hold a token
     rank = torch.cat([rank[keep], lines * (cols + 1) + cols])
-    features = torch.cat([features[keep], newline.to(features).expand(len(lines), -1)])
-    return features[torch.argsort(rank, stable=True)]
+    source = torch.cat([keep, keep.new_full((len(lines),), len(features))])  # the row after the last one: the line end
+    order = source[torch.argsort(rank, stable=True)]
+    return torch.cat([features, newline.to(features)[None]])[to_device(order, device)]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def place(
         raise ValueError("load_8bit and load_4bit exclude each other; pass one of them")
     target = _device_map(device_map, str(device))
     precision = as_dtype(dtype) or (torch.float32 if target is None else torch.float16)
-    return Placement(target, precision, _quantization(load_8bit, load_4bit, precision))
+    return Placement(target, precision, quantization(load_8bit, load_4bit, precision))
 
 
 def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
@@ -99,7 +99,8 @@ def _kind(place: Any) -> str:
     return "cuda" if isinstance(place, int) else str(place).split(":", 1)[0]
 
 
-def _quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization(load_8bit: bool, load_4bit: bool, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes quantises the language model (nf4 twice quantised for 4 bit); None for neither."""
     if not (load_8bit or load_4bit):
         return None
     bits: dict[str, Any] = {"load_in_8bit": True}

@@ -103,13 +103,38 @@ def splice_batch(
     """Text rows and image tokens to one padded batch of embeddings.
 
     Args:
+        input_ids, images, embed, mask, labels, max_length, training: see `splice_rows`.
+        side: see `pad_rows`.
+        arrange: makes the batch of the rows instead of `pad_rows`.
+
+    Raises:
+        ValueError: as `splice_rows`.
+    """
+    rows = splice_rows(input_ids, images, embed, mask=mask, labels=labels, max_length=max_length, training=training)
+    return pad_rows(rows, side) if arrange is None else arrange(rows)
+
+
+def splice_rows(
+    input_ids: Tensor,
+    images: Sequence[Tensor],
+    embed: Callable[[Tensor], Tensor],
+    *,
+    mask: Tensor | None = None,
+    labels: Tensor | None = None,
+    max_length: int | None = None,
+    training: bool = False,
+) -> list[TextRow]:
+    """Text rows and image tokens to rows of embeddings, each of its own length.
+
+    With ids and mask on the CPU nothing here waits for an accelerator, whatever it still has to do for the images.
+
+    Args:
         input_ids: [B, l] token ids; IMAGE_TOKEN_INDEX stands for a whole image.
         images: one [K', D] per image token, or per row as well (see `assign_images`).
         embed: the LLM's token embedding, [n] ids -> [n, D]; called once for all text of the batch.
         mask: [B, l], nonzero at real tokens on whichever side; None: all real.
         labels: [B, l]; None: nothing to learn.
-        side, max_length, training: see `pad_rows` and `truncate`.
-        arrange: makes the batch of the rows instead of `pad_rows`.
+        max_length, training: see `truncate`.
 
     Raises:
         ValueError: image tokens and images do not fit, or see `truncate`.
@@ -130,8 +155,7 @@ def splice_batch(
         splice(ids, words, targets, [images[i] for i in own.used], None if own.unused is None else images[own.unused])
         for ids, words, targets, own in zip(row_ids, embeds, row_labels, owned, strict=True)
     ]
-    rows = truncate(rows, max_length, training=training)
-    return pad_rows(rows, side) if arrange is None else arrange(rows)
+    return truncate(rows, max_length, training=training)
 
 
 def splice(

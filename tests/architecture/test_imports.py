@@ -28,9 +28,20 @@ FORMATS = (
 
 RULES = (
     # visionzip: token compression for any tower
-    Imports(("visionzip.core",), ours=(), others=("torch",), why="the core is torch and the standard library"),
-    Imports(("visionzip.methods", "visionzip.in_llm"), ours=("visionzip.core",), others=("torch",), why="pure methods"),
-    Imports(("visionzip.kernels",), ours=("visionzip.core",), others=("torch", "triton"), why="kernels are leaves"),
+    Imports(
+        ("visionzip.core",),
+        ours=("visionzip.kernels",),
+        others=("torch",),
+        why="the core is torch and the standard library",
+    ),
+    Imports(("visionzip.methods",), ours=("visionzip.core",), others=("torch",), why="pure methods"),
+    Imports(
+        ("visionzip.in_llm",),
+        ours=("visionzip.core",),
+        others=("torch", "transformers"),
+        why="it runs the layers of transformers' decoders",
+    ),
+    Imports(("visionzip.kernels",), ours=(), others=("torch", "triton"), why="kernels are leaves"),
     Imports(
         ("visionzip.adapters",), ours=("visionzip.core", "visionzip.taps"), others=None, why="one host family per file"
     ),
@@ -62,9 +73,9 @@ RULES = (
     Imports(("llava.cli",), ours=(*BASE, "llava.bench"), others=None, why="a front door to other commands"),
     Imports(
         ("llava.eval", "llava.serve"),
-        ours=(*BASE, "llava.model.builder", "visionzip"),
+        ours=(*BASE, "llava.model.builder", "llava.model.fast", "visionzip"),
         others=None,
-        why="programs reach the model through its builder",
+        why="programs reach the model through its builder, and may answer by the fast path",
     ),
     Imports(("llava.release",), ours=(*BASE, "llava.model"), others=None, why="release rewrites checkpoints"),
     Imports(
@@ -80,6 +91,7 @@ FOREIGN = (
     # package, the only files that may import it
     ("lmms_eval", ("llava/eval/lmms_plugin.py",)),
     ("deepspeed", ()),
+    ("triton", ("visionzip/kernels/received_triton.py",)),
 )
 
 
@@ -103,6 +115,7 @@ BAD = [
     ("visionzip.core.select", "from ..methods import pool", "visionzip.methods.pool"),
     ("visionzip.core.select", "from ..taps import QKTap", "visionzip.taps.QKTap"),
     ("visionzip.methods.pool", "from visionzip.attach import attach", "visionzip.attach.attach"),
+    ("visionzip.kernels.received", "from visionzip.core.types import VisionEvidence", "visionzip.core.types"),
     ("llava.mm_utils", "from llava.model.llava_arch import unpad_image", "llava.model.llava_arch"),
     ("llava.constants", "import datasets", "datasets"),
     ("llava.model.splice", "from visionzip import visionzip", "visionzip.visionzip"),
@@ -119,6 +132,8 @@ BAD = [
     ("llava.eval.generate", "if TYPE_CHECKING:\n    from llava.miniature.world import Scene", "llava.miniature.world"),
     ("llava.serve.cli", "from llava.eval import generate", "llava.eval.generate"),
     ("llava.release.to_hf", "from llava.data.dataset import x", "llava.data.dataset"),
+    ("visionzip.methods.pool", "import transformers", "transformers"),
+    ("visionzip.in_llm.walk", "from llava.model.splice import left_padded", "llava.model.splice"),
     ("llava.miniature.base", "import llava.train.train", "llava.train.train"),
     ("llava", "import torch", "torch"),
     ("llava.newcomer.a", "import torch", "stands under no rule"),
@@ -169,6 +184,12 @@ def test_relative_imports_of_a_package_start_at_itself() -> None:
 @pytest.mark.parametrize("text", ["import deepspeed", "from deepspeed.ops import adam", "__import__('deepspeed')"])
 def test_deepspeed_is_caught_everywhere(text: str) -> None:
     assert foreign_import_violations(snippet("llava.train.train", text), *FOREIGN[1])
+
+
+def test_triton_is_caught_outside_its_file() -> None:
+    text = "def f():\n    import triton.language as tl"
+    assert foreign_import_violations(snippet("visionzip.kernels.received", text), *FOREIGN[2])
+    assert not foreign_import_violations(snippet("visionzip.kernels.received_triton", text), *FOREIGN[2])
 
 
 def test_lmms_eval_is_caught_outside_its_file() -> None:

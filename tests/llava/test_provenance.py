@@ -56,6 +56,13 @@ def test_stamp_survives_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -
     assert stamp()["commit"].startswith("llava-visionzip ")
 
 
+def test_a_copy_without_git_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_package_root", lambda: tmp_path)
+    assert stamp()["commit"].startswith("llava-visionzip ")
+    monkeypatch.setenv("LLAVA_COMMIT", "0123abc")
+    assert (stamp()["commit"], stamp()["dirty"]) == ("0123abc", None)
+
+
 def test_command_is_written_without_places_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     module = Path(provenance.__file__).resolve().parent / "eval" / "run_llava.py"

@@ -186,4 +186,4 @@ def test_the_diff_opens_the_benchmarks_own_pictures(home, results, tmp_path, mon
 
 
 def test_the_command_line_knows_the_programs():
-    assert set(PROGRAMS) == {"grid", "report", "diff"}
+    assert {name for _, name, *_ in PROGRAMS} == {"grid", "report", "diff", "bench"}

@@ -113,7 +113,7 @@ def command_faults(words: list[str]) -> list[str]:
         elif module not in ("lmms_eval", "pytest", "mkdocs", "pip", "venv"):
             faults.append(f"unknown module {module}")
     elif program == "visionzip" and rest:
-        names = rest[:2] if rest[0] == "eval" else rest[:1]
+        names = rest[:2] if rest[0] in ("eval", "bench") else rest[:1]
         known = help_of(sys.executable, "-m", "llava.cli", *names)
         faults += [f"visionzip {' '.join(names)} has no {flag}" for flag in unknown_flags(rest[1:], known)]
     elif program == "make":

@@ -15,7 +15,7 @@ Row = list[float]
 
 @dataclass
 class Zipped:
-    """One tile: rows in output order, their patches (-1 without place), kept indices in order of score (0 is CLS)."""
+    """One tile: rows in output order, their patches (-1 without place), kept indices by score (with CLS, it is 0)."""
 
     rows: list[Row]
     positions: list[int]
@@ -40,6 +40,18 @@ def cls_scores(query: list[list[Row]], keys: list[list[Row]]) -> Row:
         attention = softmax([dot(head_query[0], key) / scale for key in head_keys])
         for patch, weight in enumerate(attention[1:]):
             scores[patch] += weight
+    return scores
+
+
+def received_scores(query: list[list[Row]], keys: list[list[Row]]) -> Row:
+    """query, keys: [heads][patches][width] -> for every patch the attention paid to it, mean over heads and patches."""
+    patches = len(keys[0])
+    scores = [0.0] * patches
+    for head_query, head_keys in zip(query, keys, strict=True):
+        scale = math.sqrt(len(head_query[0]))
+        for asking in head_query:
+            for patch, weight in enumerate(softmax([dot(asking, key) / scale for key in head_keys])):
+                scores[patch] += weight / (patches * len(keys))
     return scores
 
 
@@ -79,9 +91,12 @@ def zip_tile(
     dominant: int,
     contextual: int,
     average: bool = False,
+    has_cls: bool = True,
 ) -> Zipped:
-    best = rank(cls_scores(query, keys))[: dominant - 1]
-    kept = [0] + [patch + 1 for patch in best]
+    if has_cls:
+        kept = [0] + [patch + 1 for patch in rank(cls_scores(query, keys))[: dominant - 1]]
+    else:
+        kept = rank(received_scores(query, keys))[:dominant]
     rest = [index for index in range(len(hidden)) if index not in kept]
     heads = len(keys)
     width = len(keys[0][0])
@@ -89,13 +104,19 @@ def zip_tile(
         [math.fsum(keys[head][index][x] for head in range(heads)) / heads for x in range(width)] for index in rest
     ]
     merged = merge([hidden[index] for index in rest], metric, contextual, average)
-    positions = [index - 1 for index in sorted(kept)] + [-1] * contextual
+    positions = [index - has_cls for index in sorted(kept)] + [-1] * contextual
     return Zipped([hidden[index] for index in sorted(kept)] + merged, positions, kept)
 
 
 def zip_tiles(
-    hidden: Tensor, query: Tensor, keys: Tensor, dominant: int, contextual: int, average: bool = False
+    hidden: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    dominant: int,
+    contextual: int,
+    average: bool = False,
+    has_cls: bool = True,
 ) -> list[Zipped]:
     """hidden [T, S, C], query and keys [T, H, S, d]."""
     tiles = zip(hidden.tolist(), query.tolist(), keys.tolist(), strict=True)
-    return [zip_tile(*tile, dominant, contextual, average) for tile in tiles]
+    return [zip_tile(*tile, dominant, contextual, average, has_cls) for tile in tiles]

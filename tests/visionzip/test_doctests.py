@@ -14,6 +14,8 @@ WITH_EXAMPLES = {"visionzip.core.budget", "visionzip.core.merge", "visionzip.cor
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings(name: str) -> None:
+    if name.endswith("_triton"):
+        pytest.importorskip("triton")
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
     assert result.attempted > 0 or name not in WITH_EXAMPLES

@@ -1,4 +1,4 @@
-"""Token budgets of the paper. The CLS token counts as one of the dominant tokens; every budget is per tile."""
+"""Token budgets of the paper. A CLS token counts as one of the dominant tokens; every budget is per tile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_count(name: str, value: object, minimum: int = 1) -> None:
 
 @dataclass(frozen=True)
 class Budget:
-    """`dominant` tokens kept as they are (CLS is one of them) and `contextual` merged ones, per tile.
+    """`dominant` tokens kept as they are (CLS is one of them, if there is one) and `contextual` merged ones, per tile.
 
     >>> Budget(54, 10).total
     64
@@ -35,9 +35,9 @@ class Budget:
         """K: rows a compressed tile has."""
         return self.dominant + self.contextual
 
-    def check_fits(self, num_patches: int) -> None:
-        """Raises: ValueError when a tile of CLS and `num_patches` patches holds fewer rows than this budget needs."""
-        rows = 1 + num_patches
+    def check_fits(self, num_patches: int, has_cls: bool = True) -> None:
+        """Raises: ValueError when a tile of `num_patches` patches, and CLS, has fewer rows than this budget needs."""
+        rows = num_patches + int(has_cls)
         if self.total <= rows:
             return
         advice = f"lower them to {rows} together or less"
@@ -45,9 +45,10 @@ class Budget:
             each = f"dominant={self.dominant // 5}, contextual={self.contextual // 5}"
             advice = f"pass {each} if these are the numbers of 5 tiles"
         left = max(0, rows - self.dominant)
+        held = f"CLS + {num_patches} patches" if has_cls else f"{num_patches} patches, no CLS"
         raise ValueError(
             f"dominant={self.dominant} + contextual={self.contextual} = {self.total} tokens do not fit: a tile of this "
-            f"tower has {rows} rows (CLS + {num_patches} patches), so {self.dominant} dominant leave {left} rows for "
+            f"tower has {rows} rows ({held}), so {self.dominant} dominant leave {left} rows for "
             f"{self.contextual} contextual. Budgets are per tile (LLaVA-NeXT's 640 tokens are 5 tiles of 108 + 20): "
             f"{advice}"
         )

@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 
 from visionzip.core.types import VisionEvidence
+from visionzip.kernels.received import received_attention
 
 
 def patch_scores(evidence: VisionEvidence) -> Tensor:
     """Importance of each patch -> [T, N] in float32 (float64 stays float64), without gradient.
 
-    Raises: ValueError for a tower without CLS: the attention each patch receives is not available yet.
+    With CLS: the attention it pays the patch. Without: the attention the patch receives from all patches on average.
     """
     if evidence.has_cls:
         return cls_attention(evidence.query, evidence.keys)
-    raise ValueError(
-        "VisionZip scores patches by the attention of the CLS token, and this tower has none (has_cls=False). "
-        "Scores by received attention are not available yet; use a tower with CLS (CLIP), "
-        "or a method that needs no scores: uniform, random, pool"
-    )
+    return received_attention(evidence.query, evidence.keys)
 
 
 def cls_attention(query: Tensor, keys: Tensor) -> Tensor:

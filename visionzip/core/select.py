@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 
-def split_by_score(scores: Tensor, dominant: int) -> tuple[Tensor, Tensor]:
-    """CLS and the `dominant - 1` best patches on one side, the other patches on the other.
+def split_by_score(scores: Tensor, dominant: int, has_cls: bool = True) -> tuple[Tensor, Tensor]:
+    """CLS and the `dominant - 1` best patches on one side, the other patches on the other; without CLS `dominant` best.
 
-    scores: [T, N] -> (kept [T, dominant], rest [T, 1 + N - dominant]), int64 indices into the sequence (0 is CLS,
-    patch p is p + 1), both ascending, so `kept` starts with CLS. Of equal scores the lower index wins, on every device.
+    scores: [T, N] -> (kept [T, dominant], rest [T, S - dominant]), int64 indices into the sequence of S rows (with CLS
+    S = 1 + N, 0 is CLS and patch p is p + 1; without S = N and patch p is p), both ascending, so that CLS comes first.
+    Of equal scores the lower index wins, on every device.
 
     Source: VisionZip (2412.04467), dominant token selection; parity: CLS is one of the dominant, rows in spatial order.
 
@@ -18,9 +19,10 @@ def split_by_score(scores: Tensor, dominant: int) -> tuple[Tensor, Tensor]:
     >>> kept.tolist(), rest.tolist()
     ([[0, 2, 5]], [[1, 3, 4, 6, 7, 8]])
     """
-    ranked = scores.sort(dim=-1, descending=True, stable=True).indices + 1  # [T, N], best first
-    best, rest = ranked[:, : dominant - 1], ranked[:, dominant - 1 :]
-    cls = ranked.new_zeros(ranked.shape[0], 1)
+    cls_rows = int(has_cls)
+    ranked = scores.sort(dim=-1, descending=True, stable=True).indices + cls_rows  # [T, N], best first
+    best, rest = ranked[:, : dominant - cls_rows], ranked[:, dominant - cls_rows :]
+    cls = ranked.new_zeros(ranked.shape[0], cls_rows)
     return torch.cat([cls, best.sort(dim=-1).values], dim=1), rest.sort(dim=-1).values
 
 

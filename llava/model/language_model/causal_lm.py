@@ -18,6 +18,7 @@ from llava.model.language_model.loss import CHUNK, supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, Prepared
 from llava.model.row_attention import row_options
 from llava.model.splice import left_padded
+from visionzip.core.stages import stage
 
 
 class LlavaCausalLM(LlavaMetaForCausalLM):
@@ -97,22 +98,22 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
             kwargs |= row_options(self.config, position_ids)
         if loss_only:
             return self._loss(inputs_embeds, input_ids, attention_mask, position_ids, labels, **kwargs)
-        return super().forward(  # type: ignore[misc]
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            labels=labels,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **_given(
-                output_attentions=output_attentions,
-                output_hidden_states=output_hidden_states,
-                return_dict=return_dict,
-            ),
-            **kwargs,
+        flags = _given(
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=return_dict
         )
+        with stage("decode" if inputs_embeds is None else "prefill"):
+            return super().forward(  # type: ignore[misc]
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                inputs_embeds=inputs_embeds,
+                labels=labels,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **flags,
+                **kwargs,
+            )
 
     def _expand(
         self,

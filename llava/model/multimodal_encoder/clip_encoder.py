@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
+from visionzip.core.stages import stage
 from visionzip.core.types import Compressor, Resizer, VisionEvidence, VisionTokens
 from visionzip.taps import QKTap
 
@@ -169,36 +170,48 @@ class CLIPVisionTower(nn.Module):
                 f"expected preprocessed pixels, float [T, 3, S, S], got {images.dtype} {list(images.shape)}; "
                 "run llava.mm_utils.process_images on the pictures"
             )
-        trainable = images.requires_grad or any(p.requires_grad for p in self.vision_tower.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
+        # The walk over all parameters takes longer than a block does on a GPU: only where a gradient is wanted at all.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (images.requires_grad or self._trainable())):
             tokens = self._encode(images.to(device=self.device, dtype=self.dtype))
         return VisionTokens(tokens.features.to(images.dtype), tokens.positions, tokens.has_cls)
 
+    def _trainable(self) -> bool:
+        return any(parameter.requires_grad for parameter in self.vision_tower.parameters())
+
     def _encode(self, pixels: Tensor) -> VisionTokens:
-        model = self.vision_tower.vision_model
-        depth = self._depth
-        if isinstance(self.compressor, Resizer):
-            small = self.compressor.resize(pixels, self.image_size // self.num_patches_per_side)
-            embedded = model.embeddings(small, interpolate_pos_encoding=True)
-        else:
-            embedded = model.embeddings(pixels)
-        hidden = model.pre_layrnorm(embedded)  # [T, S, C]
+        depth = self.depth
+        blocks = self.vision_tower.vision_model.encoder.layers
         if self.compressor is None:
-            for block in model.encoder.layers[:depth]:
-                hidden = block(hidden, None)
+            with stage("vision"):
+                hidden = self._embed(pixels)
+                for block in blocks[:depth]:
+                    hidden = block(hidden, None)
             return self._dense(hidden)
         if depth == 0:
             raise ValueError(
                 f"A compressor reads the attention of the selected layer, but mm_vision_select_layer "
                 f"{self.select_layer} is the embedding, before any layer"
             )
-        for block in model.encoder.layers[: depth - 1]:
-            hidden = block(hidden, None)
-        hidden, query, keys = _run_tapped(model.encoder.layers[depth - 1], hidden)
+        with stage("vision"):
+            hidden = self._embed(pixels)
+            for block in blocks[: depth - 1]:
+                hidden = block(hidden, None)
+            hidden, query, keys = _run_tapped(blocks[depth - 1], hidden)
         return self.compressor(VisionEvidence(hidden, query, keys, has_cls=True))
 
+    def _embed(self, pixels: Tensor) -> Tensor:
+        """Tiles to the first block's input, smaller where the compressor wants smaller tiles. -> [T, S, C]"""
+        model = self.vision_tower.vision_model
+        if isinstance(self.compressor, Resizer):
+            small = self.compressor.resize(pixels, self.image_size // self.num_patches_per_side)
+            embedded = model.embeddings(small, interpolate_pos_encoding=True)
+        else:
+            embedded = model.embeddings(pixels)
+        hidden: Tensor = model.pre_layrnorm(embedded)
+        return hidden
+
     @property
-    def _depth(self) -> int:
+    def depth(self) -> int:
         """Number of blocks to run: `select_layer` counts hidden states, the first of which is the embedding."""
         layers = self.config.num_hidden_layers
         depth = self.select_layer if self.select_layer >= 0 else layers + 1 + self.select_layer

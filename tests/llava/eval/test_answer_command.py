@@ -28,7 +28,7 @@ MORE = {
     "model_vqa_science": ["--answer-prompter", "--single-pred-prompt"],
     "model_vqa_mmbench": ["--top_p", "--num_beams", "--all-rounds", "--single-pred-prompt", "--lang"],
 }
-OURS = "dominant contextual method order batch-size num-workers device".split()
+OURS = "dominant contextual method order batch-size num-workers device fast".split()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from llava.eval.question_set import read_question_set
 from llava.eval.records import Question, read_answers
 from llava.eval.shards import Shard
 from llava.mm_utils import load_image
+from llava.model.fast import FastGenerator
 from tests.tiny import tiny_anyres_llava
 from tests.tiny_checkpoints import TOKENS, tiny_vicuna_llava, write_tower, write_v15, write_v16
 from visionzip import Budget, VisionZip, attach, detach
@@ -145,6 +146,33 @@ def test_rows_may_hold_no_one_or_several_images(loaded):
     beams = answer_batch(loaded.model, loaded.tokenizer, prompts, replace(decoding, num_beams=2))
     assert [reply.visual_tokens for reply in beams] == [32, 0, 16]
     assert not loaded.model.get_model()._forward_pre_hooks
+
+
+def test_the_fast_path_gives_the_same_replies(loaded, questions, tmp_path):
+    """Texts and measured visual tokens, in a batch of unequal rows whose last has no picture; settings are the same."""
+    decoding = Decoding(max_new_tokens=6)
+    given = (loaded.model, loaded.tokenizer, loaded.image_processor, loaded.name, decoding)
+    with FastGenerator(loaded.model, max_length=1024, batch=4) as fast:
+        for budget in (None, Budget(5, 2)):
+            apply_method(loaded.model, "dense" if budget is None else "visionzip", budget)
+            plain, quick = LlavaAnswerer(*given), LlavaAnswerer(*given, fast=fast)
+            wanted = run(plain, questions, tmp_path / f"plain-{budget}.jsonl", batch_size=4)
+            fast.row_lengths = ()
+            assert run(quick, questions, tmp_path / f"fast-{budget}.jsonl", batch_size=4).answers == wanted.answers
+            assert fast.row_lengths, "it was the fast path that answered"
+            assert quick.settings == plain.settings
+        prompt = plain.load(Question(0, "q", None), None)
+        with pytest.raises(ValueError, match=r"num_beams=2.*: use model\.generate"):
+            answer_batch(loaded.model, loaded.tokenizer, [prompt], replace(decoding, num_beams=2), fast)
+
+
+def test_pinning_a_prompt_pins_its_pixels(monkeypatch):
+    """Pinned memory needs a GPU: only that torch is asked for it, for every image, and for nothing else."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    prompt = Prompt("words", (torch.zeros(2), torch.ones(2)), ((1, 2), (3, 4)))
+    pinned = prompt.pin_memory()
+    assert [tile.tolist() for tile in pinned.pixels] == [[1, 1], [2, 2]]
+    assert (pinned.text, pinned.sizes) == (prompt.text, prompt.sizes)
 
 
 def test_a_missing_or_corrupt_image_is_named(answerer, questions, tmp_path):

@@ -1,7 +1,9 @@
 """The generation loop with a stub for the model: resume, shards, settings, errors."""
 
 import json
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -197,6 +199,28 @@ def test_workers_give_the_same_answers_and_name_the_image_too(world):
     (world / "a.png").unlink()
     with pytest.raises(ValueError, match="question_id 0, image"):
         run(world, Stub(), "c.jsonl", num_workers=1)
+
+
+@dataclass
+class Waiting(Stub):
+    """A reply to the first batch comes once the second is loaded; a load leaves a mark in `folder`."""
+
+    folder: Path = Path()
+
+    def load(self, question, image):
+        (self.folder / f"loaded-{question.question_id}").touch()
+        return super().load(question, image)
+
+    def reply(self, batch):
+        end = time.monotonic() + 20
+        while not self.batches and not (self.folder / "loaded-2").exists():
+            assert time.monotonic() < end, "the next batch is only loaded when this one is answered"
+            time.sleep(0.01)
+        return super().reply(batch)
+
+
+def test_workers_load_the_next_batch_while_one_is_answered(world):
+    assert run(world, Waiting(folder=world), batch_size=2, num_workers=1).asked == 7
 
 
 def test_sizes_below_one_are_refused(world):

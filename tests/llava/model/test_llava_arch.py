@@ -1,5 +1,6 @@
 """The path of an image through our own classes: shapes, conventions, errors, training set-up."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,8 @@ from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.checkpoint import save_projector
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
 from tests.tiny import llava_classes, tiny_anyres_llava, tiny_images, tiny_llava, tiny_llm_config, tiny_tower_folder
+from visionzip import visionzip
+from visionzip.core.stages import listening
 
 IMG = IMAGE_TOKEN_INDEX
 PATCHES = 16
@@ -384,3 +387,55 @@ def test_a_projector_file_without_marker_rows_is_named(tmp_path):
         text_model().initialize_vision_tokenizer(
             tokenizer_args(mm_use_im_start_end=True, pretrain_mm_mlp_adapter=str(file)), Vocabulary(320)
         )
+
+
+class Heard:
+    """A listener that writes down the stages; they must not nest."""
+
+    def __init__(self):
+        self.names, self.open = [], False
+
+    @contextmanager
+    def stage(self, name):
+        assert not self.open, f"{name} begins inside another stage"
+        self.names.append(name)
+        self.open = True
+        yield
+        self.open = False
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_way_of_an_image_is_marked_by_stages(tmp_path, zipped):
+    model = tiny_anyres_llava(tmp_path)
+    if zipped:
+        visionzip(model, 5, 2)
+    heard = Heard()
+    with listening(heard), torch.no_grad():
+        model(torch.tensor([[1, IMG, 9]]), images=[tiny_images(3)], image_sizes=[(112, 50)])
+    inner = [name for name in heard.names if name in ("vision", "project", "pack", "splice")]
+    assert inner == ["vision", "project", "pack", "splice"]
+
+
+def test_rows_of_embeddings_are_the_batch_without_padding(square):
+    ids = torch.tensor([[0, 1, IMG, 7], [1, 5, 6, 8]])
+    mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    images = tiny_images(1)
+    rows = square.embed_rows(ids, mask, square.image_sequences(images))
+    _, _, expanded, _, embeds, _ = prepare(square, ids, images, mask)
+    for row, whole, keep in zip(rows, embeds, expanded.bool(), strict=True):
+        assert torch.equal(row, whole[keep])
+
+
+def test_tiles_may_be_encoded_by_somebody_else(anyres):
+    """A captured graph takes the place of `encode_tiles`: it is given all tiles at once, whatever form they came in."""
+    images, given = [tiny_images(5), tiny_images(1, seed=1)], []
+
+    def encode(tiles):
+        given.append(len(tiles))
+        return anyres.encode_tiles(tiles)
+
+    sizes = [(112, 112), (56, 56)]
+    wanted = anyres.image_sequences(images, sizes)
+    assert all(map(torch.equal, anyres.image_sequences(images, sizes, encode=encode), wanted))
+    anyres.image_sequences(tiny_images(2), encode=encode)
+    assert given == [6, 2]

@@ -103,6 +103,20 @@ def test_dense_spatial_unpad_is_map_cut_newline(rows, cols, size):
     torch.testing.assert_close(pack_tiles(tokens, grid, merge_type="spatial"), plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("cls", [False, True], ids=["patch", "cls_patch"])
+@pytest.mark.parametrize("merge_type", ["spatial", "spatial_unpad"])
+def test_a_grid_known_to_be_dense_is_laid_out_without_its_positions(merge_type, cls):
+    """They are on the device, and whoever reads them waits: here they hold nonsense."""
+    tokens, grid, more = dense(5, 4), TileGrid(2, 2, 4, (90, 60)), {"merge_type": merge_type, "newline": torch.ones(D)}
+    if cls:
+        first = torch.full((5, 1), -1)
+        features = torch.cat([torch.randn(5, 1, D), tokens.features], dim=1)
+        tokens = VisionTokens(features, torch.cat([first, tokens.positions], dim=1), has_cls=True)
+    blind = VisionTokens(tokens.features, torch.full_like(tokens.positions, 7), cls)
+    assert torch.equal(pack_tiles(blind, grid, **more, dense=True), pack_tiles(tokens, grid, **more))
+    assert not torch.equal(pack_tiles(blind, grid, **more), pack_tiles(tokens, grid, **more))
+
+
 def test_flat_keeps_tile_order():
     tokens = compressed(3, 4, 5, 2)
     assert torch.equal(pack_tiles(tokens, None), tokens.features.reshape(-1, D))

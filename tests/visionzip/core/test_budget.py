@@ -62,6 +62,12 @@ def test_all_rows_of_a_tile_may_be_kept_but_no_more() -> None:
         Budget(548, 30).check_fits(576)
 
 
+def test_a_tile_without_cls_has_a_row_less() -> None:
+    Budget(546, 30).check_fits(576, has_cls=False)
+    with pytest.raises(ValueError, match=r"577 tokens .* 576 rows \(576 patches, no CLS\).*576 together"):
+        Budget(547, 30).check_fits(576, has_cls=False)
+
+
 def test_the_numbers_of_five_tiles_get_the_advice_to_divide() -> None:
     with pytest.raises(ValueError, match=r"leave 37 rows for 100 contextual.*per tile.*dominant=108, contextual=20"):
         Budget(540, 100).check_fits(576)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from tests.visionzip.hosts import evidence
 from tests.visionzip.reference import zip_tiles
 from visionzip import VisionEvidence, VisionTokens, VisionZip
+from visionzip.core.scores import patch_scores
 
 
 def doubled(seen: VisionEvidence) -> VisionEvidence:
@@ -23,12 +25,13 @@ def doubled(seen: VisionEvidence) -> VisionEvidence:
 @given(data=st.data(), seed=st.integers(0, 2**31), patches=st.integers(1, 30), tiles=st.integers(1, 3))
 def test_equal_to_the_loops_on_random_shapes(data: st.DataObject, seed: int, patches: int, tiles: int) -> None:
     heads, head_width, width = (data.draw(st.integers(1, 4)) for _ in range(3))
-    contextual = data.draw(st.integers(1, patches))
-    dominant = data.draw(st.integers(1, 1 + patches - contextual))
-    average = data.draw(st.booleans())
-    seen = evidence(tiles, patches, width, heads, head_width, seed=seed, dtype=torch.float64)
+    average, has_cls = data.draw(st.booleans()), data.draw(st.booleans()) or patches == 1
+    contextual = data.draw(st.integers(1, patches - 1 + has_cls))
+    dominant = data.draw(st.integers(1, patches + has_cls - contextual))
+    seen = evidence(tiles, patches, width, heads, head_width, seed=seed, dtype=torch.float64, has_cls=has_cls)
     got = VisionZip(dominant, contextual, "average" if average else "official")(seen)
-    expected = zip_tiles(seen.hidden, seen.query, seen.keys, dominant, contextual, average)
+    expected = zip_tiles(seen.hidden, seen.query, seen.keys, dominant, contextual, average, has_cls)
+    assert got.has_cls == has_cls
     assert got.positions.tolist() == [tile.positions for tile in expected]
     rows = torch.tensor([tile.rows for tile in expected], dtype=torch.float64)
     torch.testing.assert_close(got.features, rows, rtol=1e-9, atol=1e-12)
@@ -116,10 +119,10 @@ def test_compiles_without_a_graph_break(backend: str) -> None:
         return VisionZip(14, 4)(seen)
 
     compiled = torch.compile(compress, backend=backend, fullgraph=True)
-    for tiles in (1, 3, 5):
-        seen = evidence(tiles, patches=144, seed=tiles)
+    for tiles, has_cls in ((1, True), (3, True), (5, True), (1, False), (3, False)):
+        seen = evidence(tiles, patches=144, seed=tiles, has_cls=has_cls)
         got, expected = compiled(seen), compress(seen)
-        assert got.has_cls
+        assert got.has_cls == has_cls
         assert torch.equal(got.positions, expected.positions)
         torch.testing.assert_close(got.features, expected.features)
 
@@ -150,9 +153,51 @@ def test_an_unknown_merge() -> None:
         VisionZip(54, 10, merge="mean")  # type: ignore[arg-type]
 
 
-def test_a_tower_without_cls() -> None:
-    with pytest.raises(ValueError, match="has_cls=False"):
-        VisionZip(5, 3)(evidence(has_cls=False))
+def test_a_tower_without_cls_by_hand() -> None:
+    """Keys are long in the directions the queries ask for. Exponentials of the scores, a row for each query:
+
+    e = (1, 1, 1, 4), then (3, 1, 1, 1) three times, so the columns are 1/7 + 3/2, 1/7 + 1/2, 1/7 + 1/2, 4/7 + 1/2.
+    """
+    three, four = math.log(3), math.log(4)
+    query = torch.tensor([[[[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]]) * 2**0.5  # takes back d ** -0.5
+    keys = torch.tensor([[[[three, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, four]]]])
+    hidden = torch.tensor([[[1.0], [2.0], [5.0], [8.0]]])
+    seen = VisionEvidence(hidden, query, keys, has_cls=False)
+    columns = torch.tensor([[1 / 7 + 3 / 2, 1 / 7 + 1 / 2, 1 / 7 + 1 / 2, 4 / 7 + 1 / 2]])
+    torch.testing.assert_close(patch_scores(seen), columns / 4)
+    tokens = VisionZip(2, 1)(seen)
+    assert not tokens.has_cls
+    assert tokens.positions.tolist() == [[0, 3, -1]]
+    assert tokens.features.flatten().tolist() == [1.0, 8.0, 2.0 + 5.0]  # the rest: the second row joins the first
+    assert VisionZip(1, 1, "average")(seen).positions.tolist() == [[0, -1]]
+
+
+def test_a_tower_without_cls_has_a_row_less() -> None:
+    assert VisionZip(12, 4).tokens_per_tile(16, has_cls=False) == 16
+    VisionZip(12, 4)(evidence(has_cls=False))
+    message = r"13 \+ contextual=4 = 17 tokens.*16 rows \(16 patches, no CLS\).*leave 3 rows for 4"
+    with pytest.raises(ValueError, match=message):
+        VisionZip(13, 4).tokens_per_tile(16, has_cls=False)
+    with pytest.raises(ValueError, match=message):
+        VisionZip(13, 4)(evidence(has_cls=False))
+    VisionZip(13, 4)(evidence())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("has_cls", [True, False])
+def test_a_gpu_keeps_what_a_cpu_keeps(has_cls: bool) -> None:
+    """bfloat16 rows; scores are float32 on both, so only near-ties may be told apart differently."""
+    seen = evidence(5, patches=576, width=64, heads=16, head_width=64, dtype=torch.bfloat16, has_cls=has_cls)
+    there = VisionEvidence(*(x.to("cuda") for x in (seen.hidden, seen.query, seen.keys)), has_cls=has_cls)
+    ours, theirs = VisionZip(54, 10)(seen), VisionZip(54, 10)(there)
+    assert theirs.features.is_cuda and theirs.features.dtype == torch.bfloat16
+    for mine, yours in zip(ours.positions.tolist(), theirs.positions.tolist(), strict=True):
+        kept = {place for place in mine if place >= 0}
+        assert len(kept & set(yours)) >= len(kept) - 1
+    if torch.equal(ours.positions, theirs.positions.cpu()):
+        torch.testing.assert_close(theirs.features.cpu(), ours.features, rtol=2e-2, atol=2e-2)
+    compiled = torch.compile(lambda x: VisionZip(54, 10)(x).positions, fullgraph=True)
+    assert torch.equal(compiled(there), theirs.positions)
 
 
 def test_tokens_per_tile() -> None:

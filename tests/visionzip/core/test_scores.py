@@ -5,7 +5,7 @@ import torch
 
 from tests.tiny import tiny_clip
 from tests.visionzip.hosts import evidence, walk
-from tests.visionzip.reference import cls_scores
+from tests.visionzip.reference import cls_scores, received_scores
 from visionzip import VisionEvidence
 from visionzip.core.scores import cls_attention, patch_scores
 
@@ -48,13 +48,14 @@ def test_large_logits_do_not_overflow_in_float16() -> None:
     assert scores.isfinite().all()
 
 
-def test_a_tower_without_cls_is_refused_with_the_way_out() -> None:
-    seen = evidence(has_cls=False)
-    with pytest.raises(ValueError, match=r"has_cls=False.*not available yet.*uniform, random, pool"):
-        patch_scores(seen)
+def test_without_cls_equal_to_the_loops() -> None:
+    seen = evidence(tiles=3, dtype=torch.float64, has_cls=False)
+    expected = [received_scores(q, k) for q, k in zip(seen.query.tolist(), seen.keys.tolist(), strict=True)]
+    torch.testing.assert_close(patch_scores(seen), torch.tensor(expected, dtype=torch.float64))
 
 
-def test_scores_carry_no_gradient() -> None:
-    seen = evidence()
+@pytest.mark.parametrize("has_cls", [True, False])
+def test_scores_carry_no_gradient(has_cls: bool) -> None:
+    seen = evidence(has_cls=has_cls)
     query = seen.query.requires_grad_()
-    assert not patch_scores(VisionEvidence(seen.hidden, query, seen.keys)).requires_grad
+    assert not patch_scores(VisionEvidence(seen.hidden, query, seen.keys, has_cls)).requires_grad

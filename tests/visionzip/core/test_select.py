@@ -26,6 +26,11 @@ def test_kept_and_rest_are_the_ranking_in_spatial_order_also_with_ties(
         assert rest[tile].tolist() == [index for index in range(1, len(row) + 1) if index not in best]
 
 
+def test_without_cls_all_kept_rows_are_patches() -> None:
+    kept, rest = split_by_score(torch.tensor([[0.1, 0.9, 0.2, 0.9, 0.3]]), 2, has_cls=False)
+    assert (kept.tolist(), rest.tolist()) == ([[1, 3]], [[0, 2, 4]])
+
+
 def test_equal_scores_keep_the_lower_index_at_full_size() -> None:
     kept, _ = split_by_score(torch.zeros(1, 576), 54)
     assert kept.tolist() == [list(range(54))]

@@ -1,0 +1,122 @@
+"""From picture to first token and to the whole answer: all cases in turn on one model, in one run.
+
+Two measurements make three figures. `first` is a run that ends with its first token: picture tiles on the device to
+token, everything included (tower, scoring, merging, projector, packing, splice, prefill, head). `answer` makes
+`new_tokens`; the difference, divided by the tokens behind the first, is the time of one decoding step. Preprocessing
+(decoding a file is the user's, resizing and normalising is ours) is timed apart: batch runs do it in workers.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llava.bench.cases import Case, Program, programs
+from llava.bench.clock import Runs, alternate, ratios, spread, summarize
+from llava.bench.roofline import Ceilings, Request, Work, bound, floor_seconds, kv_bytes, work
+from llava.bench.setup import Question, Subject
+from llava.mm_utils import process_images
+
+TO_FIRST = ("vision", "score", "merge", "project", "prefill")
+
+
+def measure(
+    subject: Subject,
+    question: Question,
+    cases: Sequence[Case],
+    *,
+    new_tokens: int,
+    rounds: int,
+    ceilings: Ceilings,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    """The record's `preprocess` and `cases`, the first case being the one the others are compared with."""
+    with programs(subject, question, cases, new_tokens) as ready:
+        first = _alternate("first token", ready, 1, subject, rounds, report)
+        # An answer repeats one step many times, so few rounds do.
+        answers = _alternate("answer", ready, new_tokens, subject, max(3, rounds // 3), report)
+        base = cases[0].label
+        rows = []
+        for case in cases:
+            name = case.label
+            row = _row(case, ready[name], first[name], answers[name], new_tokens)
+            row["speedup_first"] = ratios(first[base], first[name])
+            row["speedup_answer"] = ratios(answers[base], answers[name])
+            rows.append(row | _floor(subject, question, case, ready[name], new_tokens, ceilings, row))
+    return {"preprocess": preprocessing(subject, question, rounds), "compared_with": base, "cases": rows}
+
+
+def _alternate(
+    what: str, ready: Mapping[str, Program], count: int, subject: Subject, rounds: int, report: Callable[[str], None]
+) -> dict[str, list[dict[str, float]]]:
+    runs: Runs = {name: (lambda program=program: program.run(count)) for name, program in ready.items()}
+    return alternate(runs, subject.device, rounds=rounds, warmup=2, report=lambda text: report(f"{what}, {text}"))
+
+
+def _row(
+    case: Case,
+    program: Program,
+    first: Sequence[Mapping[str, float]],
+    answer: Sequence[Mapping[str, float]],
+    count: int,
+) -> dict[str, Any]:
+    start = statistics.median(run["total"] for run in first)
+    steps = max(1, count - 1)
+    return {
+        "case": case.label,
+        "method": case.method,
+        "path": case.path,
+        "budget": None if case.budget is None else [case.budget.dominant, case.budget.contextual],
+        "visual_tokens": program.visual,
+        "visual_tokens_per_layer": round(sum(program.kept) / len(program.kept), 1),
+        "first": summarize(first),
+        "answer": summarize(answer),
+        "decode_step": spread([max(0.0, run["total"] - start) / steps for run in answer]),
+    }
+
+
+def _floor(
+    subject: Subject,
+    question: Question,
+    case: Case,
+    program: Program,
+    new_tokens: int,
+    ceilings: Ceilings,
+    row: Mapping[str, Any],
+) -> dict[str, Any]:
+    """FLOPs, bytes and the least time by stage, and how many times that the measured first token took."""
+    budget = case.budget if case.method == "visionzip" else None
+    in_front = case.compressor() is not None
+    request = Request(
+        tiles=question.tiles,
+        visual=program.visual,
+        text=question.text,
+        new_tokens=max(2, new_tokens),
+        element_bytes=subject.model.dtype.itemsize,
+        budget=None if budget is None else (budget.dominant, budget.contextual),
+        projected=program.visual if in_front else None,
+        kept_per_layer=program.kept,
+    )
+    parts = work(subject.shape, request)
+    floors = {stage: floor_seconds(part, ceilings) for stage, part in parts.items()}
+    least = sum(floors[stage] for stage in TO_FIRST)
+    total = sum((parts[stage] for stage in TO_FIRST), Work())
+    cache = kv_bytes(subject.shape, question.text, request.element_bytes, program.kept)
+    return {
+        "kv_bytes": round(cache),
+        "work": {
+            stage: {"flops": part.flops, "bytes": part.bytes, "seconds": floors[stage], "bound": bound(part, ceilings)}
+            for stage, part in parts.items()
+        },
+        "flops_first": total.flops,
+        "floor_first": least,
+        "times_floor_first": round(row["first"]["total"]["median"] / least, 3),
+        "times_floor_decode": round(row["decode_step"]["median"] / floors["decode"], 3),
+    }
+
+
+def preprocessing(subject: Subject, question: Question, rounds: int) -> dict[str, float]:
+    """Seconds from a decoded picture to pixel tiles on the CPU, one process."""
+    program: Runs = {
+        "pixels": lambda: process_images([question.picture], subject.image_processor, subject.model.config)
+    }
+    return summarize(alternate(program, "cpu", rounds=rounds)["pixels"])["total"]

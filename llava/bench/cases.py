@@ -1,0 +1,231 @@
+"""What is compared: a method at a budget on a path, as a program that answers a question.
+
+Methods: dense; visionzip, random, uniform, pool, downsample (in front of the language model); fastv, sparsevlm (inside
+it). Paths:
+
+    plain      the model as every program here runs it (`model.generate`)
+    fast       `llava.model.fast`: static shapes, CUDA graphs where there is a GPU
+    compiled   the same with compiled blocks
+    official   the encoder of the published code (`llava.bench.official_style`), then as plain; VisionZip only
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava.bench.in_llm import spliced_inputs
+from llava.bench.official_style import OfficialStyle
+from llava.bench.setup import Question, Subject
+from llava.model.fast import FastGenerator
+from visionzip import Budget, attach, budget_for, detach, from_config
+from visionzip.core.types import Compressor
+from visionzip.in_llm import SCHEDULES, FastV, Pruner, SparseVLM, prefill, schedule
+from visionzip.in_llm import generate as generate_pruned
+from visionzip.in_llm.sparsevlm import SCHEDULE_TOKENS
+
+PATHS = ("plain", "fast", "compiled", "official")
+IN_FRONT = ("visionzip", "random", "uniform", "pool", "downsample")
+INSIDE = ("fastv", "sparsevlm")
+METHODS = ("dense", *IN_FRONT, *INSIDE)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a comparison. budget: tokens of a tile, None for dense.
+
+    Raises: ValueError for names that are not known or do not go together.
+    """
+
+    method: str
+    budget: Budget | None = None
+    path: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS or self.path not in PATHS:
+            raise ValueError(
+                f"unknown method or path {self.method!r}, {self.path!r}; methods: {', '.join(METHODS)}; "
+                f"paths: {', '.join(PATHS)}"
+            )
+        if (self.method == "dense") != (self.budget is None):
+            raise ValueError(f"method {self.method!r} with budget {self.budget}: dense has none, every other needs one")
+        if self.path == "official" and self.method != "visionzip":
+            raise ValueError(f"path 'official' is an encoder for visionzip, not for {self.method!r}")
+        if self.method in INSIDE and self.path != "plain":
+            raise ValueError(f"{self.method} prunes inside the language model and runs on the path 'plain' only")
+
+    @property
+    def label(self) -> str:
+        """E.g. "visionzip-32 fast"; the number is the budget of a tile."""
+        name = self.method if self.budget is None else f"{self.method}-{self.budget.total}"
+        return name if self.path == "plain" else f"{name} {self.path}"
+
+    @cache  # noqa: B019 - cases are few values; a graph is captured for one compressor object, so it must stay one
+    def compressor(self) -> Compressor | None:
+        """What sits in the tower's slot: the same object every time."""
+        if self.budget is None or self.method in INSIDE:
+            return None
+        if self.method == "visionzip":
+            return from_config({
+                "method": "visionzip",
+                "dominant": self.budget.dominant,
+                "contextual": self.budget.contextual,
+            })
+        return from_config({"method": self.method, "tokens": self.budget.total})
+
+
+def parse_case(text: str) -> Case:
+    """`METHOD[:TOKENS PER TILE][:PATH]`: "dense", "dense:fast", "visionzip:32", "visionzip:32:official", "fastv:32".
+
+    Raises: ValueError for anything else.
+
+    >>> parse_case("visionzip:32:fast").label
+    'visionzip-32 fast'
+    """
+    method, *rest = text.split(":")
+    budget = None
+    if rest and rest[0].isdigit():
+        budget = budget_for(int(rest.pop(0)))
+    if len(rest) > 1:
+        raise ValueError(f"case {text!r}: expected METHOD[:TOKENS PER TILE][:PATH]")
+    return Case(method, budget, *rest)
+
+
+def use(model: Any, case: Case) -> None:
+    """Put the case's compressor into the tower's slot, or empty it."""
+    compressor = case.compressor()
+    if compressor is None:
+        detach(model)
+    else:
+        attach(model, compressor)
+
+
+@dataclass(frozen=True)
+class Program:
+    """run: makes that many new tokens, never fewer, and returns them [1, n]. visual: tokens of the picture that enter
+    the language model. kept: visual tokens in each of its layers. cache_tokens: positions of the KV cache by layer once
+    the prompt is read."""
+
+    run: Callable[[int], Tensor]
+    visual: int
+    kept: tuple[int, ...]
+
+    def cache_tokens(self, text: int) -> list[int]:
+        """Positions in the KV cache of each layer after the prompt."""
+        return [text + kept for kept in self.kept]
+
+
+@contextmanager
+def programs(subject: Subject, question: Question, cases: Sequence[Case], longest: int) -> Iterator[dict[str, Program]]:
+    """All cases ready to run on one model, by label. longest: new tokens at most.
+
+    The model's slot is set by each run; at the end the model is dense again.
+    """
+    model = subject.model
+    with ExitStack() as stack:
+        stack.callback(detach, model)
+        yield {case.label: _program(stack, subject, question, case, longest) for case in cases}
+
+
+def _program(stack: ExitStack, subject: Subject, question: Question, case: Case, longest: int) -> Program:
+    model, layers = subject.model, subject.shape.layers
+    use(model, case)
+    with torch.inference_mode():
+        visual = sum(len(image) for image in model.image_sequences(question.pixels, question.sizes))
+    if case.method in INSIDE:
+        run, kept = _inside(model, question, case, visual)
+        return Program(run, visual, kept)
+    kept = (visual,) * layers
+    if case.path in ("fast", "compiled"):
+        return Program(_fast(stack, model, question, case, visual, longest), visual, kept)
+    if case.path == "official":
+        return Program(_official(model, question, case), visual, kept)
+
+    def plain(count: int) -> Tensor:
+        use(model, case)
+        return _generate(model.generate, question, count)
+
+    return Program(plain, visual, kept)
+
+
+def _generate(generate: Callable[..., Any], question: Question, count: int) -> Tensor:
+    with torch.inference_mode():
+        ids: Tensor = generate(
+            question.ids,
+            attention_mask=torch.ones_like(question.ids),
+            images=question.pixels,
+            image_sizes=question.sizes,
+            max_new_tokens=count,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=0,
+        )
+    return ids
+
+
+def _official(model: Any, question: Question, case: Case) -> Callable[[int], Tensor]:
+    tower = model.get_vision_tower()
+    compressor: Any = case.compressor()
+    encoder = OfficialStyle(tower.vision_tower.vision_model, compressor)
+
+    def run(count: int) -> Tensor:
+        use(model, case)
+        tower.encode = encoder  # of this instance, until the run ends
+        try:
+            return _generate(model.generate, question, count)
+        finally:
+            del tower.encode
+
+    return run
+
+
+def _fast(
+    stack: ExitStack, model: Any, question: Question, case: Case, visual: int, longest: int
+) -> Callable[[int], Tensor]:
+    length = question.text + visual
+    options: dict[str, Any] = {"max_length": length + longest, "compile_blocks": case.path == "compiled"}
+    generator = stack.enter_context(FastGenerator(model, **options))
+
+    def run(count: int) -> Tensor:
+        use(model, case)
+        return _generate(generator, question, count)
+
+    return run
+
+
+def pruner_of(case: Case, visual: int, tiles: int) -> Pruner:
+    """FastV or SparseVLM at the budget all tiles have together.
+
+    FastV keeps that many behind its layer 2. SparseVLM takes the published schedule of that share of the picture's
+    tokens (192, 128, 96 or 64 of 576, a mean over the layers as its authors count), and below these the smallest one
+    scaled down. Both see all tokens in their first layers, so the mean over the layers is higher: `Program.kept`.
+    """
+    assert case.budget is not None
+    target = case.budget.total * tiles
+    if case.method == "fastv":
+        return FastV(keep=target)
+    share = round(target * SCHEDULE_TOKENS / visual)
+    if share in SCHEDULES:
+        return schedule(share, scaled=True)
+    smallest = min(SCHEDULES)
+    return SparseVLM(tuple(round(count * share / smallest) for count in SCHEDULES[smallest]), of=SCHEDULE_TOKENS)
+
+
+def _inside(model: Any, question: Question, case: Case, visual: int) -> tuple[Callable[[int], Tensor], tuple[int, ...]]:
+    pruner = pruner_of(case, visual, question.tiles)
+
+    def inputs() -> Any:
+        use(model, case)
+        return spliced_inputs(model, question.ids, question.pixels, question.sizes)
+
+    def run(count: int) -> Tensor:
+        with torch.inference_mode():
+            return generate_pruned(model, *inputs(), pruner, max_new_tokens=count)
+
+    with torch.inference_mode():
+        state = prefill(model.get_decoder(), *inputs(), pruner)
+    return run, tuple(counts[0] for counts in state.visual_per_layer)

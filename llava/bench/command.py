@@ -1,0 +1,235 @@
+"""`visionzip bench`: how fast, how much memory, and how far from what the device allows.
+
+Every command takes a checkpoint (`--model`) or builds random weights of a public shape (`--shape`), runs all cases in
+turn on that one model and writes a record. See docs/measuring.md for what each number means.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import torch
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from llava.bench.cases import METHODS, PATHS, parse_case
+from llava.bench.show import tables
+from llava.bench.suite import PARTS, Plan, plans_of, read_suite, record_file, run
+
+
+class _Told(TyperGroup):
+    """A caller's mistake is a line and exit status 1, not a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False, cls=_Told)
+
+Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id.")]
+Shape = Annotated[str | None, typer.Option(help="Public checkpoint whose shape gets random weights.")]
+Method = Annotated[str, typer.Option(help=f"Comma separated: {', '.join(METHODS)}. dense goes first in any case.")]
+Budget = Annotated[str, typer.Option(help="Tokens per tile, comma separated, CLS counted: 32,64,128.")]
+Path_ = Annotated[str, typer.Option("--path", help=f"Comma separated: {', '.join(PATHS)}.")]
+Out = Annotated[Path, typer.Option(help="Folder of the records.")]
+Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: a GPU if there is one.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="bfloat16, float16, float32. Default: bfloat16 on a GPU, else float32.")
+]
+Bits = Annotated[int, typer.Option(help="8 or 4: the language model quantised with bitsandbytes.")]
+Layers = Annotated[int | None, typer.Option(help="With --shape: fewer decoder layers, for a small machine.")]
+Rounds = Annotated[int, typer.Option(help="Timed rounds; all cases take turns in each.")]
+
+
+def case_list(method: str, budget: str, path: str) -> list[str]:
+    """Every method at every budget on every path that knows it, dense first.
+
+    Raises: ValueError for names that are not known.
+    """
+    methods, paths = method.split(","), path.split(",")
+    budgets = [int(text) for text in budget.split(",")] if budget else []
+    wanted = [f"dense:{way}" for way in paths if way != "official"] or ["dense"]
+    for name in methods:
+        if name == "dense":
+            continue
+        for tokens in budgets:
+            ways = [way for way in paths if way == "plain" or name == "visionzip" or _runs(name, tokens, way)]
+            wanted += [f"{name}:{tokens}:{way}" for way in ways]
+        if not budgets:
+            raise ValueError(f"--method {name} needs --budget, tokens per tile")
+    for text in wanted:
+        parse_case(text)
+    return wanted
+
+
+def _runs(name: str, tokens: int, way: str) -> bool:
+    try:
+        parse_case(f"{name}:{tokens}:{way}")
+    except ValueError:
+        return False
+    return True
+
+
+def _plan(part: str, options: dict[str, Any], model: str | None, shape: str | None, **more: Any) -> Plan:
+    layers = more.pop("layers")
+    entry = {"model": model, "shape": shape, **more, part: options}
+    if layers is not None:
+        entry["sizes"] = {"num_hidden_layers": layers}
+    return plans_of({"subjects": [{key: value for key, value in entry.items() if value is not None}]}, part)[0]
+
+
+def _run(plans: list[Plan], out: Path, device: str, only: str | None = None) -> None:
+    console = Console(stderr=True)
+    failed = list(run(plans, out, device, lambda line: console.print(line, highlight=False, markup=False), only))
+    for plan in plans:
+        for part in plan.parts:
+            file = record_file(out, plan, part)
+            if only in (None, part) and file.is_file():
+                for table in tables(file):
+                    Console().print(table)
+    for line in failed:
+        typer.echo(f"error: {line}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _where(device: str | None) -> str:
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(dtype: str | None, device: str) -> str:
+    return dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+
+
+@app.command(epilog="Example: visionzip bench latency --shape liuhaotian/llava-v1.6-vicuna-7b --budget 32,128")
+def latency(
+    model: Model = None,
+    shape: Shape = None,
+    method: Method = "visionzip",
+    budget: Budget = "64",
+    path: Path_ = "plain",
+    text: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 32,
+    tiles: Annotated[str, typer.Option(help="Encoder alone over so many tiles: 1,5. Empty: not measured.")] = "1,5",
+    rounds: Rounds = 10,
+    out: Out = Path("results/bench"),
+    device: Device = None,
+    dtype: Dtype = None,
+    bits: Bits = 16,
+    layers: Layers = None,
+) -> None:
+    """Seconds to the first token and to the whole answer, by stage, beside the floor; the encoder alone."""
+    place = _where(device)
+    options = {
+        "cases": case_list(method, budget, path),
+        "text": text,
+        "new_tokens": new_tokens,
+        "rounds": rounds,
+        "tiles": [int(count) for count in tiles.split(",") if count],
+        "budget": int(budget.split(",")[0] or 64),
+    }
+    plan = _plan("latency", options, model, shape, dtype=_dtype(dtype, place), bits=bits, layers=layers)
+    _run([plan], out, place)
+
+
+@app.command(epilog="Example: visionzip bench memory --shape liuhaotian/llava-v1.5-13b --budget 64 --bits 4")
+def memory(
+    model: Model = None,
+    shape: Shape = None,
+    method: Method = "visionzip",
+    budget: Budget = "64",
+    path: Path_ = "plain",
+    text: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 32,
+    out: Out = Path("results/bench"),
+    device: Device = None,
+    dtype: Dtype = None,
+    bits: Bits = 16,
+    layers: Layers = None,
+) -> None:
+    """Weights, activations and cache of one answer, peak and steady."""
+    place = _where(device)
+    options = {"cases": case_list(method, budget, path), "text": text, "new_tokens": new_tokens}
+    plan = _plan("memory", options, model, shape, dtype=_dtype(dtype, place), bits=bits, layers=layers)
+    _run([plan], out, place)
+
+
+@app.command(
+    epilog="Example: visionzip bench throughput --model llava-v1.5-7b --budget 64 --batch-sizes 1,8 --workers 8"
+)
+def throughput(
+    model: Model = None,
+    shape: Shape = None,
+    method: Method = "visionzip",
+    budget: Budget = "64",
+    path: Path_ = "plain",
+    questions: Annotated[int, typer.Option(help="Pictures, one question each.")] = 32,
+    new_tokens: Annotated[int, typer.Option(help="Tokens of an answer; 2: yes or no and the end.")] = 2,
+    batch_sizes: Annotated[str, typer.Option(help="Questions together, comma separated.")] = "1",
+    workers: Annotated[int, typer.Option(help="Processes that load and tile pictures.")] = 0,
+    rounds: Rounds = 3,
+    out: Out = Path("results/bench"),
+    device: Device = None,
+    dtype: Dtype = None,
+    bits: Bits = 16,
+    layers: Layers = None,
+) -> None:
+    """Many pictures with short answers, from file to answer, as in POPE."""
+    place = _where(device)
+    options = {
+        "cases": case_list(method, budget, path),
+        "questions": questions,
+        "new_tokens": new_tokens,
+        "batch_sizes": [int(size) for size in batch_sizes.split(",")],
+        "workers": workers,
+        "rounds": rounds,
+    }
+    plan = _plan("throughput", options, model, shape, dtype=_dtype(dtype, place), bits=bits, layers=layers)
+    _run([plan], out, place)
+
+
+@app.command(epilog="Example: visionzip bench train --shape liuhaotian/llava-v1.5-7b --budget 64 --rows 8")
+def train(
+    model: Model = None,
+    shape: Shape = None,
+    method: Method = "visionzip",
+    budget: Budget = "64",
+    rows: Annotated[int, typer.Option(help="Rows of a micro batch.")] = 4,
+    text: Annotated[int, typer.Option(help="Text tokens of a row.")] = 250,
+    rounds: Rounds = 5,
+    out: Out = Path("results/bench"),
+    device: Device = None,
+    dtype: Dtype = None,
+    layers: Layers = None,
+) -> None:
+    """A projector-only training step: seconds and peak memory."""
+    place = _where(device)
+    options = {"cases": case_list(method, budget, "plain"), "rows": rows, "text": text, "rounds": rounds}
+    plan = _plan("train", options, model, shape, dtype=_dtype(dtype, place), layers=layers)
+    _run([plan], out, place)
+
+
+@app.command("all", epilog="Example: visionzip bench all --config configs/bench/gpu.yaml --out results/gpu")
+def everything(
+    config: Annotated[Path, typer.Option(help="Suite: models and the parts to measure.")],
+    out: Out = Path("results/bench"),
+    device: Device = None,
+    only: Annotated[str | None, typer.Option(help=f"One part: {', '.join(PARTS)}.")] = None,
+) -> None:
+    """All parts of a suite; what has its record already is not run again."""
+    _run(read_suite(config), out, _where(device), only)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    app(prog_name="visionzip bench")
+
+
+if __name__ == "__main__":
+    main()

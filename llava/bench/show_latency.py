@@ -1,0 +1,148 @@
+"""The tables of a latency record: the encoder alone, answers, stages, and the distance to the floor."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llava.bench.sheet import Record, Sheet, circumstances, counted, megabytes, milliseconds, on_gpu, spread_cell
+
+STAGES = ("encode", "vision", "score", "merge", "project", "pack", "splice", "prefill")
+"""Names of stages in the order of the data's way; others come behind them. encode: vision to project as one graph."""
+REST = "rest"
+
+
+def latency_sheets(record: Record) -> list[Sheet]:
+    """Encoder (where it was measured), answers, stages, floor."""
+    encoder = [encoder_sheet(record)] if record["encode"] else []
+    return [*encoder, answer_sheet(record), stage_sheet(record), floor_sheet(record)]
+
+
+def encoder_sheet(record: Record) -> Sheet:
+    """Ways to encode beside the blocks that must run."""
+    gpu = on_gpu(record)
+    time = ["time, ms"] if gpu else []
+    rows = [
+        [
+            row["way"],
+            str(row["tiles"]),
+            *([milliseconds(row["seconds"]["total"])] if gpu else []),
+            spread_cell(row["times_the_blocks"], 3),
+            spread_cell(row["times_official"], 3),
+            megabytes(row["peak_bytes"]),
+        ]
+        for row in record["encode"]
+    ]
+    note = (
+        f"VisionZip at {record['encoder_budget']} tokens a tile. Times: median of paired ratios [p10-p90], below 1 is "
+        f"faster. {circumstances(record, record['encode'][0]['seconds']['total']['n'])}"
+    )
+    columns = ["way", "tiles", *time, "times the blocks", "times official style", "peak activations, MB"]
+    return Sheet("The encoder alone", columns, rows, note)
+
+
+def tokens_cell(row: Mapping[str, Any]) -> str:
+    """Visual tokens that enter the language model, and their mean over its layers where some leave inside."""
+    entering, mean = row["visual_tokens"], row["visual_tokens_per_layer"]
+    return str(entering) if mean == entering else f"{entering} in, {mean:.0f} a layer"
+
+
+def answer_sheet(record: Record) -> Sheet:
+    """Time to the first token and of an answer, case by case."""
+    gpu, cases, new_tokens = on_gpu(record), record["cases"], record["settings"].get("new_tokens")
+    rows = []
+    for row in cases:
+        absolute = [milliseconds(row["first"]["total"])] if gpu else []
+        step = [milliseconds(row["decode_step"])] if gpu else []
+        rows.append([
+            row["case"],
+            tokens_cell(row),
+            *absolute,
+            spread_cell(row["speedup_first"], 2, unit="x"),
+            spread_cell(row["speedup_answer"], 2, unit="x"),
+            *step,
+            f"{row['times_floor_decode']:.2f}",
+            megabytes(row["kv_bytes"]),
+        ])
+    columns = [
+        "case",
+        "visual tokens",
+        *(["first token, ms"] if gpu else []),
+        "speed-up to the first token",
+        f"speed-up of {new_tokens} new tokens" if new_tokens else "speed-up of the answer",
+        *(["decode step, ms"] if gpu else []),
+        "step, times floor",
+        "KV cache, MB",
+    ]
+    preprocess = f" Preprocessing (not in it): {milliseconds(record['preprocess'])} ms." if gpu else ""
+    note = (
+        f"Tower included, {counted(record['tiles'], 'tile')}, {record['text_tokens']} text tokens; speed-ups are "
+        f"paired ratios to {record['compared_with']}, median [p10-p90].{preprocess} "
+        f"{circumstances(record, cases[0]['first']['total']['n'])}"
+    )
+    return Sheet("From picture to first token, and whole answers", columns, rows, note)
+
+
+def stages_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Median seconds by stage of a run to the first token, in the order of STAGES; REST is what no stage names."""
+    medians = {name: spread["median"] for name, spread in row["first"].items() if name != "total"}
+    named = {name: medians.pop(name) for name in STAGES if name in medians} | medians
+    return {**named, REST: row["first"]["total"]["median"] - sum(named.values())}
+
+
+def stage_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Stages that any case has, in order, REST last."""
+    found = dict.fromkeys(name for row in rows for name in stages_of(row))
+    known = [name for name in STAGES if name in found]
+    return [*known, *(name for name in found if name not in STAGES and name != REST), REST]
+
+
+def stage_sheet(record: Record) -> Sheet:
+    """Where the time to the first token goes: ms on a GPU, per cent of the first case's time on a CPU."""
+    gpu, cases = on_gpu(record), record["cases"]
+    names = stage_names(cases)
+    scale, digits = (1e3, 2) if gpu else (100 / cases[0]["first"]["total"]["median"], 1)
+    rows = []
+    for row in cases:
+        own = stages_of(row)
+        cells = [f"{own[name] * scale:.{digits}f}" if name in own else "-" for name in names]
+        rows.append([row["case"], *cells, f"{row['first']['total']['median'] * scale:.{digits}f}"])
+    unit = "ms" if gpu else f"per cent of {record['compared_with']}'s time"
+    note = (
+        f"Medians, {unit}; {REST} is the total less the stages, and holds the prefill where none is named; encode is "
+        f"the stages up to projecting as one replayed graph. "
+        f"{circumstances(record, cases[0]['first']['total']['n'])}"
+    )
+    return Sheet("Where the time to the first token goes", ["case", *names, "total"], rows, note)
+
+
+def floor_sheet(record: Record) -> Sheet:
+    """Work to the first token, the least time it takes on this device, and the measured multiple of it."""
+    gpu = on_gpu(record)
+    rows = [
+        [
+            row["case"],
+            f"{row['flops_first'] / 1e12:.3g}",
+            *([f"{row['floor_first'] * 1e3:.2f}"] if gpu else []),
+            f"{row['times_floor_first']:.2f}",
+            _bounds(row["work"]),
+        ]
+        for row in record["cases"]
+    ]
+    ceilings = record["ceilings"]
+    flops, moved = ceilings["flops_per_s"] / 1e12, ceilings["bytes_per_s"] / 1e12
+    rates = f"{flops:.0f} TFLOP/s and {moved:.2f} TB/s: " if gpu else ""
+    note = (
+        f"A multiply-add is 2 FLOPs. Ceilings measured in the same run: {rates}{ceilings['how']}. "
+        f"{circumstances(record, record['cases'][0]['first']['total']['n'])}"
+    )
+    floor = ["floor, ms"] if gpu else []
+    columns = ["case", "TFLOP to the first token", *floor, "measured / floor", "bound by"]
+    return Sheet("Distance to the floor", columns, rows, note)
+
+
+def _bounds(work: Mapping[str, Mapping[str, Any]]) -> str:
+    """Stages by what bounds them; a stage without work is in neither list."""
+    lists = {
+        kind: [name for name, part in work.items() if part["flops"] and part["bound"] == kind]
+        for kind in ("compute", "memory")
+    }
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists.items() if names)

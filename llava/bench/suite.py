@@ -1,0 +1,251 @@
+"""A suite: which parts are measured on which models. One record (JSON) per model and part, written when it is done.
+
+    subjects:
+      - shape: liuhaotian/llava-v1.6-vicuna-7b      # or model: FOLDER
+        dtype: bfloat16
+        latency: {cases: [dense, "visionzip:32"], text: 60, new_tokens: 32, rounds: 20}
+
+A part that has its record already is not run again, unless its settings differ; a part that fails is noted and the
+others go on.
+"""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from llava.bench import answer, costs, encode, footprint, received, throughput, train_step
+from llava.bench.cases import parse_case, programs
+from llava.bench.roofline import Ceilings, kv_bytes, measure_ceilings
+from llava.bench.setup import Subject, from_checkpoint, from_shape, question_for
+from llava.provenance import stamp
+from llava.utils import write_json
+from visionzip import VisionZip, budget_for
+
+Report = Callable[[str], None]
+SUBJECT_KEYS = ("model", "shape", "sizes", "tower", "dtype", "bits", "name")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a part gets: the loaded model, the device's ceilings in its dtype, and where to tell progress."""
+
+    subject: Subject
+    ceilings: Ceilings
+    report: Report
+
+
+def latency(
+    bench: Bench,
+    *,
+    cases: list[str],
+    text: int = 60,
+    new_tokens: int = 32,
+    rounds: int = 10,
+    tiles: list[int] | None = None,
+    budget: int = 64,
+    encode_rounds: int | None = None,
+) -> dict[str, Any]:
+    """The encoder alone (for each of `tiles`, VisionZip at `budget`), then whole answers of all cases."""
+    zipper = VisionZip(budget_for(budget).dominant, budget_for(budget).contextual)
+    question = question_for(bench.subject, text)
+    found = answer.measure(
+        bench.subject,
+        question,
+        [parse_case(case) for case in cases],
+        new_tokens=new_tokens,
+        rounds=rounds,
+        ceilings=bench.ceilings,
+        report=bench.report,
+    )
+    alone = encode.measure(bench.subject, zipper, tiles or [], encode_rounds or rounds, bench.report)
+    return {"tiles": question.tiles, "text_tokens": question.text, "encoder_budget": budget, "encode": alone, **found}
+
+
+def memory(bench: Bench, *, cases: list[str], text: int = 60, new_tokens: int = 32) -> dict[str, Any]:
+    """Weights, activations and cache of one answer."""
+    subject, question = bench.subject, question_for(bench.subject, text)
+    size = subject.model.dtype.itemsize
+    rows = []
+    wanted = [parse_case(case) for case in cases]
+    for case in wanted:  # one at a time: another case's buffers are none of this one's
+        with programs(subject, question, [case], new_tokens) as ready:
+            program = ready[case.label]
+            cache = kv_bytes(subject.shape, question.text + new_tokens, size, program.kept)
+            static = case.path in ("fast", "compiled")
+            parts = footprint.measure_footprint(
+                subject.model, lambda run=program.run: run(new_tokens), round(cache), cache_before=static
+            )
+            rows.append({"case": case.label, "visual_tokens": program.visual, **parts})
+        bench.report(f"memory: {case.label}")
+    return {"tiles": question.tiles, "text_tokens": question.text, "new_tokens": new_tokens, "cases": rows}
+
+
+def loop(
+    bench: Bench,
+    *,
+    cases: list[str],
+    text: int = 60,
+    new_tokens: int = 2,
+    questions: int = 32,
+    batch_sizes: list[int] | None = None,
+    workers: int = 0,
+    rounds: int = 3,
+) -> dict[str, Any]:
+    """Short answers to many pictures."""
+    rows = throughput.measure(
+        bench.subject,
+        [parse_case(case) for case in cases],
+        question_for(bench.subject, text).ids,
+        questions=questions,
+        batch_sizes=batch_sizes or [1],
+        new_tokens=new_tokens,
+        workers=workers,
+        rounds=rounds,
+        report=bench.report,
+    )
+    return {"text_tokens": text, "new_tokens": new_tokens, "questions": questions, "workers": workers, "cases": rows}
+
+
+def train(
+    bench: Bench, *, cases: list[str], rows: int = 4, text: int = 250, supervised: int = 100, rounds: int = 5
+) -> dict[str, Any]:
+    """A projector-only training step."""
+    wanted = [parse_case(case) for case in cases]
+    options: dict[str, Any] = {"rows": rows, "text": text, "supervised": supervised, "rounds": rounds}
+    return {
+        "supervised": supervised,
+        "cases": train_step.measure(bench.subject, wanted, **options, report=bench.report),
+    }
+
+
+def kernels(bench: Bench, *, sizes: list[dict[str, int]]) -> dict[str, Any]:
+    """Received attention: the map itself, in chunks, and the Triton kernel. sizes: fields of `received.Size`."""
+    wanted = [received.Size(**size) for size in sizes]
+    dtype = bench.subject.model.dtype
+    return {"cases": received.measure(bench.subject.device, dtype, wanted, report=bench.report)}
+
+
+def scaling(bench: Bench, **options: Any) -> dict[str, Any]:
+    """Cost against tiles, tokens and batch, with fitted exponents."""
+    return {"curves": costs.measure(bench.subject, **options, report=bench.report)}
+
+
+PARTS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "latency": latency,
+    "memory": memory,
+    "throughput": loop,
+    "train": train,
+    "kernels": kernels,
+    "scaling": scaling,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One entry of a suite: a model and its parts with their options."""
+
+    name: str
+    load: Mapping[str, Any]
+    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def subject(self, device: str) -> Subject:
+        """Load or build the model."""
+        keys = dict(self.load)
+        dtype: torch.dtype = getattr(torch, keys.pop("dtype", "float32"))
+        if "model" in keys:
+            return from_checkpoint(keys["model"], device, dtype, keys.get("bits", 16))
+        return from_shape(keys.pop("shape"), device, dtype, **keys)
+
+
+def plans_of(config: Mapping[str, Any], where: str) -> list[Plan]:
+    """The entries of a suite. Raises: ValueError naming the file's entry and key that is wrong."""
+    plans = []
+    for number, entry in enumerate(config.get("subjects") or []):
+        place = f"{where}: subjects[{number}]"
+        unknown = sorted(entry.keys() - {*SUBJECT_KEYS, *PARTS})
+        if unknown:
+            raise ValueError(f"{place} has unknown keys {unknown}; known: {', '.join((*SUBJECT_KEYS, *PARTS))}")
+        if ("model" in entry) == ("shape" in entry):
+            raise ValueError(f"{place} needs either model (a folder or hub id) or shape (a public name)")
+        source = entry.get("model") or entry["shape"]
+        bits = f"-{entry['bits']}bit" if entry.get("bits", 16) != 16 else ""
+        name = entry.get("name") or f"{Path(source).name}{bits}"
+        load = {key: entry[key] for key in SUBJECT_KEYS if key in entry and key != "name"}
+        plans.append(Plan(name, load, {part: entry[part] or {} for part in PARTS if part in entry}))
+    if not plans:
+        raise ValueError(f"{where}: no subjects; expected a list of models with the parts to measure")
+    names = [plan.name for plan in plans]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: two subjects share a name ({', '.join(names)}); give one a `name`")
+    return plans
+
+
+def read_suite(file: Path) -> list[Plan]:
+    """A suite's YAML. Raises: ValueError when it cannot be read or does not fit."""
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"--config {file}: {error}") from error
+    return plans_of(config if isinstance(config, Mapping) else {}, str(file))
+
+
+def record_file(out: Path, plan: Plan, part: str) -> Path:
+    """Where a part's record lies."""
+    return out / f"{plan.name}.{part}.json"
+
+
+def open_parts(plan: Plan, out: Path, only: str | None) -> dict[str, Mapping[str, Any]]:
+    """Parts without a record of these settings."""
+    left = {}
+    for part, options in plan.parts.items():
+        file = record_file(out, plan, part)
+        done = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if only in (None, part) and done.get("settings") != {"load": dict(plan.load), **options}:
+            left[part] = options
+    return left
+
+
+def run(plans: list[Plan], out: Path, device: str, report: Report, only: str | None = None) -> Iterator[str]:
+    """Measure what has no record yet; yields what failed, as it fails."""
+    for plan in plans:
+        left = open_parts(plan, out, only)
+        if not left:
+            report(f"{plan.name}: nothing left to measure")
+            continue
+        begin = time.perf_counter()
+        subject = plan.subject(device)
+        bench = Bench(subject, measure_ceilings(device, subject.model.dtype), report)
+        report(f"{plan.name}: ready after {time.perf_counter() - begin:.0f} s")
+        for part, options in left.items():
+            begin = time.perf_counter()
+            try:
+                found = PARTS[part](bench, **options)
+            except Exception as error:  # noqa: BLE001 - the other parts are still worth having; the caller exits with 1
+                yield f"{plan.name}, {part}: {type(error).__name__}: {error}"
+                continue
+            write_json(record_file(out, plan, part), _record(bench, plan, part, options, found))
+            report(f"{plan.name}, {part}: done in {time.perf_counter() - begin:.0f} s")
+        del subject, bench
+        gc.collect()
+        if torch.device(device).type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _record(
+    bench: Bench, plan: Plan, part: str, options: Mapping[str, Any], found: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "kind": part,
+        "stamp": stamp(dtype=str(bench.subject.model.dtype).removeprefix("torch."), seed=0),
+        "settings": {"load": dict(plan.load), **options},
+        "subject": bench.subject.describe(),
+        "ceilings": vars(bench.ceilings),
+        **found,
+    }

@@ -1,0 +1,93 @@
+"""A step of projector-only training by shape: frozen tower and language model, gradient checkpointing, AdamW.
+
+What the 1/10-data tune does to a GPU, without data: rows of random text around a picture. The recipe's own programs are
+measured on real rows by `llava.bench.train_speed`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llava.bench.cases import Case, use
+from llava.bench.clock import alternate, ratios, summarize
+from llava.bench.footprint import peak_bytes
+from llava.bench.setup import SYSTEM, Subject
+from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+
+
+@contextmanager
+def training(subject: Subject) -> Iterator[torch.optim.Optimizer]:
+    """Inside, the projector trains in float32, the rest is frozen and checkpointed; afterwards all is as before."""
+    model = subject.model
+    projector = model.get_model().mm_projector
+    dtype = model.dtype
+    projector.float().requires_grad_(True)
+    model.train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield torch.optim.AdamW(projector.parameters(), lr=2e-5)
+    finally:
+        model.gradient_checkpointing_disable()
+        model.train(False)
+        projector.requires_grad_(False).to(dtype)
+        for parameter in projector.parameters():
+            parameter.grad = None
+
+
+def batch_of(subject: Subject, rows: int, text: int, supervised: int) -> tuple[Tensor, Tensor]:
+    """ids [B, 1 + text] with the picture in its place, labels of the last `supervised`."""
+    words = torch.randint(3, subject.model.config.vocab_size, (rows, text), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([words[:, :SYSTEM], torch.full((rows, 1), IMAGE_TOKEN_INDEX), words[:, SYSTEM:]], dim=1)
+    labels = ids.clone()
+    labels[:, : ids.shape[1] - supervised] = IGNORE_INDEX
+    return ids.to(subject.device), labels.to(subject.device)
+
+
+def measure(
+    subject: Subject,
+    cases: Sequence[Case],
+    *,
+    rows: int,
+    text: int,
+    supervised: int,
+    rounds: int,
+    report: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """A row per case: seconds of a step, rows a second, speed-up over the first case, peak bytes."""
+    model = subject.model
+    ids, labels = batch_of(subject, rows, text, supervised)
+    side = model.get_vision_tower().image_size
+    tiled = getattr(model.config, "image_aspect_ratio", "pad") == "anyres"
+    one = torch.randn(*([5] if tiled else []), 3, side, side, device=subject.device, dtype=model.dtype)
+    images = [one] * rows if tiled else torch.stack([one] * rows)
+    sizes = [(2 * side, 2 * side)] * rows
+    with training(subject) as optimizer:
+
+        def step(case: Case) -> None:
+            use(model, case)
+            kind = subject.device.type
+            with torch.autocast(kind, torch.bfloat16, enabled=model.lm_head.weight.dtype == torch.bfloat16):
+                out = model(input_ids=ids, labels=labels, images=images, image_sizes=sizes, loss_only=True)
+            out.loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        steps = {case.label: (lambda case=case: step(case)) for case in cases}
+        times = alternate(steps, subject.device, rounds=rounds, report=lambda line: report(f"training step, {line}"))
+        base = times[cases[0].label]
+        found = [
+            {
+                "case": name,
+                "rows": rows,
+                "text_tokens": text,
+                "seconds": summarize(times[name])["total"],
+                "speedup": ratios(base, times[name]),
+                "peak_bytes": peak_bytes(program, subject.device),
+            }
+            for name, program in steps.items()
+        ]
+    use(model, Case("dense"))
+    return found

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Speed and memory in ratios on a machine without a GPU: about five minutes on two cores with nothing else running.
+#
+#   bash scripts/bench/cpu.sh
+#
+# OUT: folder of the records (default: results/cpu). CONFIG: another suite (default: configs/bench/cpu.yaml). A record that is
+# there is not measured again; delete it to have it anew. Arguments go to visionzip bench all, e.g. --only latency.
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+
+setup_environment
+python -m llava.bench.command all --config "${CONFIG:-configs/bench/cpu.yaml}" --out "${OUT:-results/cpu}" --device cpu "$@"
