@@ -121,12 +121,13 @@ def _package_root() -> Path:
 def _commit(root: Path) -> tuple[str, bool | None]:
     """Commit and dirty flag of the checkout this package runs from.
 
-    A copy without .git, as on a cluster's node, is told its commit by LLAVA_COMMIT; the flag is None then, and name and
-    version stand in for a commit when the package is installed.
+    LLAVA_COMMIT goes before it: for a copy of a commit's files whose .git is missing or older, as on a cluster's node.
+    The flag is None then, and where name and version stand in for a commit because the package is installed.
     """
-    head = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    told = os.environ.get("LLAVA_COMMIT")
+    head = None if told or not (root / ".git").exists() else _git(root, "rev-parse", "HEAD")
     if head is None:
-        return os.environ.get("LLAVA_COMMIT") or f"{DISTRIBUTION} {_version(DISTRIBUTION) or 'unknown'}", None
+        return told or f"{DISTRIBUTION} {_version(DISTRIBUTION) or 'unknown'}", None
     # results/ holds what runs write, this one perhaps: it changes nothing that runs.
     return head, bool(_git(root, "status", "--porcelain", "--", ".", ":(exclude)results"))
 

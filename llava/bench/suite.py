@@ -243,9 +243,15 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "kind": part,
-        "stamp": stamp(dtype=str(bench.subject.model.dtype).removeprefix("torch."), seed=0),
+        "stamp": _stamp(bench.subject),
         "settings": {"load": dict(plan.load), **options},
         "subject": bench.subject.describe(),
         "ceilings": vars(bench.ceilings),
         **found,
     }
+
+
+def _stamp(subject: Subject) -> dict[str, Any]:
+    """The device is the model's, on a machine with a GPU too."""
+    where = {} if subject.device.type == "cuda" else {"device": f"cpu ({torch.get_num_threads()} threads)"}
+    return stamp(dtype=str(subject.model.dtype).removeprefix("torch."), seed=0, **where)

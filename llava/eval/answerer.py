@@ -207,7 +207,7 @@ def _row_lengths(model: Any) -> Iterator[list[int]]:
 @dataclass
 class LlavaAnswerer:
     """A loaded LLaVA model as the generation loop's answerer. `source` goes into the settings of the answer file;
-    `fast` does not: it changes the time, not the tokens."""
+    `fast` does not: like the batch size it changes the time, and tokens by rounding at most."""
 
     model: Any
     tokenizer: Any

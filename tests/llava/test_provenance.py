@@ -56,7 +56,10 @@ def test_stamp_survives_a_machine_without_git(monkeypatch: pytest.MonkeyPatch) -
     assert stamp()["commit"].startswith("llava-visionzip ")
 
 
-def test_a_copy_without_git_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_COMMIT", "0123abc")
+    assert stamp()["commit"] == "0123abc"  # although this checkout has a .git
+    monkeypatch.delenv("LLAVA_COMMIT")
     monkeypatch.setattr(provenance, "_package_root", lambda: tmp_path)
     assert stamp()["commit"].startswith("llava-visionzip ")
     monkeypatch.setenv("LLAVA_COMMIT", "0123abc")

@@ -104,7 +104,8 @@ def test_parts_on_a_gpu() -> None:
     matrix = rows.nbytes
     found = measure_footprint(net, lambda: net(rows), matrix)
     near = pytest.approx(matrix, rel=0.01)
-    assert found["weights_bytes"] == WEIGHTS and found["cache_bytes"] == matrix
+    assert found["weights_bytes"] == (64 * 64 + 10) * 4  # moving a buffer cuts its storage
+    assert found["cache_bytes"] == matrix
     assert found["activations_bytes"] == near
     assert found["steady_bytes"] - found["weights_bytes"] - found["other_bytes"] == near
     assert found["other_bytes"] >= matrix  # the input, and what libraries keep

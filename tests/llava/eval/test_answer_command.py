@@ -91,6 +91,20 @@ def test_open_questions(world, tmp_path):
     assert "5 answers (5 new)" in result.output and "7.0 visual tokens an image" in result.output
 
 
+def test_the_fast_path_writes_the_same_file_and_goes_on_in_it(world, tmp_path):
+    """Settings do not know which path answered: a file begun by one is continued by the other."""
+    flags = {"question-file": world / TASKS["pope"].questions, "image-folder": world / "pope/val2014", "batch-size": 2}
+    for name, more in (("plain", {}), ("fast", {"fast": True})):
+        result = run(world, "model_vqa", tmp_path / f"{name}.jsonl", **flags, dominant=5, contextual=2, **more)
+        assert result.exit_code == 0, result.output
+    assert rows(tmp_path / "fast.jsonl") == rows(tmp_path / "plain.jsonl")
+    again = run(world, "model_vqa", tmp_path / "plain.jsonl", **flags, dominant=5, contextual=2, fast=True)
+    assert "5 answers (0 new)" in again.output
+    beams = run(world, "model_vqa", tmp_path / "beams.jsonl", **flags, fast=True, num_beams=2)
+    assert beams.exit_code == 2
+    assert "--fast" in beams.output
+
+
 def test_science(world, tmp_path):
     files = {"question-file": world / TASKS["sqa"].questions, "image-folder": world / "scienceqa/images/test"}
     bare = run(world, "model_vqa_science", tmp_path / "bare.jsonl", **files)

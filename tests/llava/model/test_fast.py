@@ -394,7 +394,9 @@ def test_graphs_on_a_gpu(tmp_path, caplog, anyres, compile_blocks):
         assert torch.equal(fast(asked.ids, **asked.arguments(eos_token_id=[])), first), "a replay says the same"
         graphed = fast.prefill(*arguments, max_new_tokens=NEW).clone()
         assert said(caplog) == captured, "nothing is captured twice"
-    torch.testing.assert_close(graphed, eager, rtol=0.05, atol=0.25)
+    # Fused operations round to bfloat16 less often, so a kept token may change: then a share of the logits differs.
+    close = torch.isclose(graphed, eager, rtol=0.05, atol=0.25).float().mean()
+    assert close > 0.9 if compile_blocks else close == 1
     assert (first[:, 0] == wanted[:, 0]).float().mean() >= 2 / 3
 
 
