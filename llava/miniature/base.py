@@ -34,7 +34,9 @@ from llava.miniature.benchmarks import (
     picture_row,
     talk,
 )
+from llava.miniature.eval_sets.yes_no import MME_CATEGORIES
 from llava.miniature.files import paint
+from llava.miniature.forms import ask_the_unanswerable, shortly, teach, with_permission
 from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS, Scene
 from llava.utils import give_usual_mode
@@ -180,18 +182,20 @@ def rows(
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
     """Write captions, lists, questions and pictures of the train split (disjoint from tune and test)."""
-    captions, parts, asked, pictures = [], [], [], []
+    captions, parts, asked, taught, pictures = [], [], [], [], []
     for seed in SPLITS["train"][:count]:
         row, scene = mix_row(seed)
         if scene is not None:
             pictures.append((out / row["image"], scene))
             captions.append({**row, "conversations": talk([("<image>", describe(scene))])})
             parts.append(_later(picture_row(seed, row["image"], _lists(scene, Random(f"parts-{seed}"), 12))))
+            taught.append(_later(picture_row(seed, row["image"], _in_forms(scene, Random(f"forms-{seed}")))))
             row = picture_row(seed, row["image"], _questions(scene, Random(f"questions-{seed}")))
         asked.append(_later(row))
     paint(pictures, workers)
     _write(out / "base_captions.json", captions)
     _write(out / "base_parts.json", parts[: len(parts) // 2])
+    _write(out / "base_forms.json", taught[: len(taught) // 4])
     _write(out / "base_questions.json", asked)  # last: train_base.sh takes it for the sign of finished rows
 
 
@@ -200,6 +204,21 @@ def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
     picture is most of what a row costs. Lists come last, so that no answer can be read off them."""
     lines = lines_of(ask_some(scene, rng, ASKED, 14), rng, again=0.25)
     return lines + _lists(scene, rng, 3)
+
+
+def _in_forms(scene: Scene, rng: Random) -> list[tuple[str, str]]:
+    """A dozen questions in the wordings of the public question files, two of MME's kinds, two about what is absent."""
+    lines = [teach(question, scene, rng) for question in ask_some(scene, rng, ASKED, 12)]
+    for _ in range(2):
+        pair = rng.choice(tuple(MME_CATEGORIES.values()))(scene, rng)
+        if pair is not None:
+            right = rng.random() < 0.5
+            lines.append((shortly(pair[0] if right else pair[1]), "yes" if right else "no"))
+        missing = ask_the_unanswerable(scene, rng)
+        if missing is not None:
+            lines.append((with_permission(missing), missing.answer))
+    rng.shuffle(lines)  # families asked often come first
+    return lines
 
 
 def _lists(scene: Scene, rng: Random, turns: int) -> list[tuple[str, str]]:
