@@ -241,7 +241,9 @@ def release(
         "checkpoints/miniature/questions"
     ),
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/miniature/llava-mini-v1.5"),
-    earlier: Annotated[list[Path] | None, typer.Option(help="Output folder of a stage before, for the log.")] = None,
+    earlier: Annotated[
+        list[Path] | None, typer.Option(help="Output folder of a stage before, or a release, for the log.")
+    ] = None,
 ) -> None:
     """Write the trained model in the layout LLaVA-1.5 was released in, with the log of its stages beside."""
     weights = {
@@ -264,7 +266,8 @@ def release(
     _write(out / "pytorch_model.bin.index.json", {"metadata": {"total_size": size}, "weight_map": placed})
     for name in TOKENIZER_FILES:
         shutil.copyfile(trained / name, out / name)
-    _write(out / "training_log.json", [_log_of(stage) for stage in (*(earlier or ()), trained)])
+    stages = [log for stage in (*(earlier or ()), trained) for log in _logs_of(stage)]  # read before it is written over
+    _write(out / "training_log.json", stages)
     typer.echo(f"{out}: {len(weights)} tensors, {size / 2**20:.1f} MiB")
 
 
@@ -298,10 +301,14 @@ def make_next(
     typer.echo(f"{out}: {len(weights)} tensors; not trained on tiles, for the path only")
 
 
-def _log_of(stage: Path) -> dict[str, Any]:
-    """What a stage was run with (stamped) and how its loss fell."""
+def _logs_of(stage: Path) -> list[dict[str, Any]]:
+    """What a stage was run with (stamped) and how its loss fell; all stages of a release."""
+    released = stage / "training_log.json"
+    if released.exists():
+        logs: list[dict[str, Any]] = json.loads(released.read_text())
+        return logs
     state = json.loads((stage / "trainer_state.json").read_text())
-    return {"stage": stage.name, "run": json.loads((stage / "run.json").read_text()), "log": state["log_history"]}
+    return [{"stage": stage.name, "run": json.loads((stage / "run.json").read_text()), "log": state["log_history"]}]
 
 
 def _trained_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -54,8 +54,7 @@ train() {
 train captions
 train parts
 train questions
-earlier=(--earlier "$WORK/captions" --earlier "$WORK/parts")
-"$PYTHON" -m llava.miniature.base release "${earlier[@]}" --trained "$WORK/questions"
+"$PYTHON" -m llava.miniature.base release --earlier "$WORK/captions" --earlier "$WORK/parts" --trained "$WORK/questions"
 cp "$TOWER"/* playground/miniature/clip-mini-patch14-168/
 train forms
-"$PYTHON" -m llava.miniature.base release "${earlier[@]}" --earlier "$WORK/questions" --trained "$WORK/forms"
+"$PYTHON" -m llava.miniature.base release --earlier playground/miniature/llava-mini-v1.5 --trained "$WORK/forms"
