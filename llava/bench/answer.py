@@ -12,6 +12,7 @@ from typing import Any
 
 from llava.bench.cases import Case, Program, programs
 from llava.bench.clock import Runs, alternate, ratios, spread, summarize
+from llava.bench.memory import WEIGHT_BYTES
 from llava.bench.roofline import Ceilings, Request, Work, bound, floor_seconds, kv_bytes, work
 from llava.bench.setup import Question, Subject
 from llava.mm_utils import process_images
@@ -92,6 +93,7 @@ def _floor(
         text=question.text,
         new_tokens=max(2, new_tokens),
         element_bytes=subject.model.dtype.itemsize,
+        llm_weight_bytes=None if subject.bits == 16 else WEIGHT_BYTES[subject.bits],
         budget=None if budget is None else (budget.dominant, budget.contextual),
         projected=program.visual if in_front else None,
         kept_per_layer=program.kept,

@@ -56,7 +56,7 @@ SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention
 @dataclass(frozen=True)
 class ModelShape:
     """layers, width D, intermediate, kv_width (key or value width of all heads), vocabulary: of the language model.
-    tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles, tower_heads, patch_size (pixels along
+    tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles, tower_heads, patch_size (pixels on
     an edge): of the vision side.
     own_tower: whether the config names the tower, else it is taken to be TOWER. budget: dominant and contextual tokens
     per tile the checkpoint itself asks for. tied: embedding table and output head are one matrix."""

@@ -15,42 +15,45 @@ class Beside:
     """A published row next to one of ours.
 
     average: its relative average over the benchmarks ours is taken over, None where it lacks one of them. gap: ours
-    minus that, in points; None for dense, whose average is 100 by definition. off: benchmarks whose figure is more than
+    minus that, in points; None for the dense row, whose average is 100 by definition. model: its model, where that is
+    not the table's. off: benchmarks whose figure is more than
     `FIGURE_TOLERANCE` percent away from the published one, with the difference in percent.
     """
 
     row: PublishedRow
     average: float | None
     gap: float | None
+    model: str | None = None
     off: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         name = METHODS[self.row.method].title if self.row.method in METHODS else RIVALS[self.row.method]
-        return f"{name}, published{'' if self.row.confirmed else ' (unconfirmed)'}"
+        of = "" if self.model is None else f", {self.model}"
+        return f"{name}{of}, published{'' if self.row.confirmed else ' (unconfirmed)'}"
 
     def verdict(self, tolerance: float) -> str:
         """The gap of the averages, and whether it is within `tolerance` points and no single figure is off."""
         gap = "" if self.gap is None else f"{self.gap:+.1f} "
         if self.off:
             return f"{gap}(FAIL: {', '.join(f'{task} {percent:+.0f}%' for task, percent in self.off.items())})"
-        if self.gap is None and self.row.method != DENSE:
+        if self.gap is None and (self.row.method != DENSE or self.model is not None):
             return "-"
         return f"{gap}({'pass' if abs(self.gap or 0) <= tolerance else 'FAIL'})"
 
 
 def stand_beside(rows: Sequence[Row], table: PublishedTable, over: Sequence[str]) -> dict[str, Beside]:
     """Our cells that the table has a row for. -> cell name -> what was published"""
-    dense = _find(table, "dense", None)
+    dense = _find(table, "dense", None, table.model)
     found = {}
     for row in rows:
-        published = _find(table, row.method, row.total)
+        published = _find(table, row.method, row.total, row.guest or table.model)
         if published is not None:
             average = None if dense is None else _average(published, dense, over)
             gap = None
-            if average is not None and row.relative is not None and row.method != DENSE:
+            if average is not None and row.relative is not None and not row.is_dense:
                 gap = row.relative - average
-            found[row.cell] = Beside(published, average, gap, _off(row, published, over))
+            found[row.cell] = Beside(published, average, gap, row.guest, _off(row, published, over))
     return found
 
 
@@ -66,13 +69,13 @@ def _off(row: Row, published: PublishedRow, over: Sequence[str]) -> dict[str, fl
     return away
 
 
-def _find(table: PublishedTable, method: str, total: int | None) -> PublishedRow | None:
-    """The table's row of a method at `total` tokens a tile, on the table's own model."""
+def _find(table: PublishedTable, method: str, total: int | None, model: str) -> PublishedRow | None:
+    """The table's row of a method at `total` tokens a tile."""
     return next(
         (
             row
             for row in table.rows
-            if row.method == method and row.model == table.model and total in (None, row.tokens / table.tiles)
+            if row.method == method and row.model == model and total in (None, row.tokens / table.tiles)
         ),
         None,
     )

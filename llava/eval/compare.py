@@ -16,10 +16,14 @@ BASELINE, DENSE = "visionzip", "dense"
 
 @dataclass(frozen=True)
 class Measured:
-    """A record and its items, None where they were not kept (then there is no interval)."""
+    """A record and its items, None where they were not kept (then there is no interval).
+
+    guest: the other model it is of, by name; None for the model the table is about.
+    """
 
     record: Record
     items: Items | None = None
+    guest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Row:
 
     relative: mean over the declared benchmarks of headline / dense headline, percent; None while one of them is
     missing. bounds: its 95% interval. difference: relative minus that of VisionZip at the same budget, with the
-    interval of the paired bootstrap. missing: declared benchmarks without a complete record.
+    interval of the paired bootstrap. missing: declared benchmarks without a complete record. guest: see `Measured`;
+    such a row is relative to the table's own dense row.
     """
 
     cell: str
@@ -39,11 +44,18 @@ class Row:
     bounds: tuple[float, float] | None = None
     difference: tuple[float, float, float] | None = None
     missing: tuple[str, ...] = field(default=())
+    guest: str | None = None
 
     @property
     def title(self) -> str:
         """The method's name in the table."""
-        return METHODS[self.method].title if self.method in METHODS else self.method
+        name = METHODS[self.method].title if self.method in METHODS else self.method
+        return name if self.guest is None else f"{name}, {self.guest}"
+
+    @property
+    def is_dense(self) -> bool:
+        """The row that all are relative to."""
+        return self.method == DENSE and self.guest is None
 
     @property
     def total(self) -> int | None:
@@ -74,13 +86,13 @@ def build_rows(measured: Sequence[Measured], over: Sequence[str], draws: int = D
             raise ValueError(f"two records of {one.record.name}; name one folder that holds it")
         cells[one.record.cell][one.record.task] = one
     for task in dict.fromkeys(one.record.task for one in measured):
-        _check_comparable([cell[task].record for cell in cells.values() if task in cell])
+        _check_comparable([cell[task] for cell in cells.values() if task in cell])
     bare = [_bare_row(name, cell, over) for name, cell in cells.items()]
-    dense = next((row for row in bare if row.method == DENSE), None)
+    dense = next((row for row in bare if row.is_dense), None)
     shares = {row.cell: _relative(row, dense, over) for row in bare}
     draws_of = _resampled(cells, dense, over, draws)
-    base = {row.total: row.cell for row in bare if row.method == BASELINE}
-    made = [_with_averages(row, shares, draws_of, base.get(row.total)) for row in bare]
+    base = {row.total: row.cell for row in bare if row.method == BASELINE and row.guest is None}
+    made = [_with_averages(row, shares, draws_of, None if row.guest else base.get(row.total)) for row in bare]
     return sorted(made, key=_place)
 
 
@@ -92,19 +104,22 @@ def complete(row: Row, task: str) -> Record | None:
 
 def _bare_row(name: str, cell: Mapping[str, Measured], over: Sequence[str]) -> Row:
     records = {task: one.record for task, one in cell.items()}
+    guest = next(iter(cell.values())).guest
     first = next(iter(records.values()))
     missing = tuple(task for task in over if task not in records or records[task].status != COMPLETE)
-    return Row(name, first.method, first.budget, records, missing=missing)
+    return Row(name, first.method, first.budget, records, missing=missing, guest=guest)
 
 
-def _check_comparable(records: Sequence[Record]) -> None:
-    done = [record for record in records if record.status == COMPLETE]
-    for record in done[1:]:
-        first, other = _conditions(done[0]), _conditions(record)
+def _check_comparable(measured: Sequence[Measured]) -> None:
+    done = [one for one in measured if one.record.status == COMPLETE]
+    for one in done[1:]:
+        first, other = _conditions(done[0].record), _conditions(one.record)
         differing = [name for name in first if first[name] != other[name] and None not in (first[name], other[name])]
+        if one.guest != done[0].guest and "base model" in differing:
+            differing.remove("base model")
         if differing or first["limit"] != other["limit"]:
             raise ValueError(
-                f"{done[0].name} and {record.name} cannot stand side by side, they differ in "
+                f"{done[0].record.name} and {one.record.name} cannot stand side by side, they differ in "
                 f"{', '.join(differing or ['limit'])}; measure both the same way"
             )
 
@@ -161,7 +176,7 @@ def _with_averages(
     row: Row, shares: Mapping[str, float | None], draws_of: Mapping[str, np.ndarray], base: str | None
 ) -> Row:
     share, mine = shares[row.cell], draws_of.get(row.cell)
-    bounds = None if mine is None or row.method == DENSE else interval(mine)
+    bounds = None if mine is None or row.is_dense else interval(mine)
     difference = None
     if base is not None and base != row.cell and mine is not None and base in draws_of:
         theirs = shares[base]
@@ -170,7 +185,7 @@ def _with_averages(
     return replace(row, relative=share, bounds=bounds, difference=difference)
 
 
-def _place(row: Row) -> tuple[int, int, str]:
+def _place(row: Row) -> tuple[int, str, int, str]:
     order = [*METHODS]
     rank = order.index(row.method) if row.method in order else len(order)
-    return -(row.total or 10**9), rank, row.cell
+    return -(row.total or 10**9), row.guest or "", rank, row.cell

@@ -35,7 +35,9 @@ _PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 body {{ font-family: sans-serif }}
-td {{ vertical-align: top; padding: 4px 8px; border-top: 1px solid #ccc }}
+table {{ border-collapse: collapse }}
+th, td {{ text-align: left; vertical-align: top; padding: 4px 8px; border-top: 1px solid #ccc }}
+th {{ position: sticky; top: 0; background: #fff }}
 .right {{ color: #060 }}
 .wrong {{ color: #a00 }}
 img {{ width: 200px }}
@@ -116,21 +118,25 @@ def render_html(
     questions: Mapping[str, Question],
     golds: Mapping[str, str],
     pictures: Mapping[str, tuple[Image.Image, ...]],
+    limit: int,
 ) -> str:
     """The page.
 
     Args:
+        found: every item that differs; the first `limit` of them get a row.
         pictures: image name -> what to show for it, one picture a cell; text-only items have none.
     """
     names = [side.record.cell for side in sides]
     lost = sum(flip.lost for flip in found)
     summary = (
         f"{len(found)} of {len(sides[0].items.ids)} items differ: {lost} only {names[0]} has right, "
-        f"{len(found) - lost} only {names[1]}."
+        f"{len(found) - lost} only {names[1]}." + (f" The first {limit} are shown." if len(found) > limit else "")
     )
-    body = "\n".join(_row(flip, questions[flip.id], golds[flip.id], pictures.get(flip.image, ())) for flip in found)
+    drawn = found[:limit]
+    body = "\n".join(_row(flip, questions[flip.id], golds[flip.id], pictures.get(flip.image, ())) for flip in drawn)
     title = html.escape(f"{TASKS[task].title}: {names[0]} and {names[1]}")
-    heads = "".join(f"<th>{html.escape(head)}</th>" for head in (*names, "question", "reference", *names))
+    seen, said = ([f"{name} {what}" for name in names] for what in ("sees", "says"))
+    heads = "".join(f"<th>{html.escape(head)}</th>" for head in (*seen, "question", "reference", *said))
     return _PAGE.format(title=title, summary=html.escape(summary), heads=heads, body=body)
 
 
@@ -192,7 +198,7 @@ def compare(
     pictures = {name: tuple(one[index] for one in seen) for index, name in enumerate(opened)}
     golds = {flip.id: gold_of(references.get(flip.id, {})) for flip in drawn}
     folder = out / task
-    write_text(folder / "diff.html", render_html(task, sides, drawn, questions, golds, pictures))
+    write_text(folder / "diff.html", render_html(task, sides, found, questions, golds, pictures, limit))
     write_text(folder / "diff.json", json.dumps([asdict(flip) for flip in found], indent=1, ensure_ascii=False) + "\n")
     return found
 

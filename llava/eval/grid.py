@@ -34,11 +34,12 @@ from llava.eval.grid_command import (
     report_failures,
 )
 from llava.eval.grid_config import Cell, GridConfig, Source
+from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED, judged_scorer
+from llava.eval.judge.client import Judge
 from llava.eval.loading import Loaded, load_model
-from llava.eval.measure import Prepared, budget_record, measure, record_inputs
+from llava.eval.measure import Prepared, Scored, budget_record, measure, record_inputs
 from llava.eval.methods import apply_method, compressor_of
 from llava.eval.shards import launched_shard
-from llava.eval.tasks import TASKS
 from llava.eval.tasks.base import Benchmark
 from llava.provenance import stamp
 from llava.utils import write_text
@@ -99,7 +100,7 @@ def run_grid(
     chosen = list(config.cells() if cells is None else cells)
     names = list(config.tasks if tasks is None else tasks)
     outcomes: dict[str, str] = {}
-    prepared = {name: Prepared(TASKS[name], Path(config.data), config.limit) for name in names}
+    prepared = {name: Prepared(BENCHMARKS[name], Path(config.data), config.limit) for name in names}
     for source in dict.fromkeys(cell.source for cell in chosen):
         opened = open_checkpoint(source)
         for cell in (cell for cell in chosen if cell.source == source):
@@ -120,6 +121,7 @@ def settings_of(cell: Cell, benchmark: Benchmark, config: GridConfig) -> dict[st
         "compressor": None if compressor is None else compressor.to_config(),
         "order": config.order,
         "limit": config.limit,
+        **({"judge": config.judge} if benchmark.name in JUDGED else {}),
     }
 
 
@@ -136,9 +138,9 @@ def _run_or_record_failure(
         if is_done(out, base):
             echo(f"{base.name}: complete, nothing changed; skipped")
             return SKIPPED
-        scored = task.scorer()
+        answers_file = _work_folder(config) / _digest(base.inputs) / f"{base.cell}-{name}.jsonl"
+        scored = _scorer(task, config, answers_file)
         answerer = opened.answerer(cell, settings["max_new_tokens"])
-        answers_file = _work_folder(config) / base.cell / _digest(base.inputs) / f"{name}.jsonl"
         record = measure(
             base, answerer, task.asked, scored, answers_file=answers_file, out=out, batch_size=config.batch_size
         )
@@ -157,9 +159,20 @@ def _run_or_record_failure(
     return COMPLETE
 
 
+def _scorer(task: Prepared, config: GridConfig, answers_file: Path) -> Scored:
+    """The benchmark's own scoring, or the judge's; the grid's judgements are kept in one place, so that the same answer
+    of two cells is judged once."""
+    if task.benchmark.name not in JUDGED:
+        return task.scorer()
+    reviews = _work_folder(config) / "reviews"
+    return judged_scorer(task.benchmark, task.root, answers_file, reviews, Judge(model=config.judge))
+
+
 def _digest(inputs: Mapping[str, Any]) -> str:
-    """Names the answers a record may use again: those to the same inputs, given by the same commit."""
-    made_by = {"inputs": inputs, "commit": stamp()["commit"]}
+    """Names the answers a record may use again: those to the same inputs, given by the same commit. Who judges them
+    is not among what they depend on."""
+    settings = {name: value for name, value in inputs["settings"].items() if name != "judge"}
+    made_by = {"inputs": {**inputs, "settings": settings}, "commit": stamp()["commit"]}
     return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import yaml
 
+from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED
 from llava.eval.methods import METHODS, compressor_of, method_named, parse_budget
-from llava.eval.tasks import TASKS
 from visionzip import Budget, Order
 
 
@@ -65,7 +65,7 @@ class GridConfig:
     data: the eval root in the public layout. work: where answers are kept between runs. tuned: the checkpoints of
     methods that come with weights. limit: first questions of each task only. published: the paper's table to show
     beside (configs/paper/*.yaml). lmms: what lmms-eval adds (`llava.eval.lmms_grid`). average_over: benchmarks of the
-    average, default all.
+    average, default all. judge: who judges llavabench and mmvet; endpoint and key are in the environment.
     """
 
     name: str
@@ -83,12 +83,20 @@ class GridConfig:
     published: str | None = None
     lmms: LmmsPart | None = None
     average_over: tuple[str, ...] = ()
+    judge: str | None = None
 
     def __post_init__(self) -> None:
-        for what, chosen, known in (("task", self.tasks, TASKS), ("method", self.methods, METHODS)):
+        for what, chosen, known in (("task", self.tasks, BENCHMARKS), ("method", self.methods, METHODS)):
             unknown = [name for name in chosen if name not in known]
             if unknown or not chosen or len(set(chosen)) != len(chosen):
                 raise ValueError(f"{what}s: expected names out of {', '.join(known)}, each once; got {list(chosen)}")
+        judged = [name for name in self.tasks if name in JUDGED]
+        if judged and self.judge is None:
+            raise ValueError(
+                f"judge: {', '.join(judged)} need the name of a judge (the published ones are in docs/evaluation.md)"
+            )
+        if judged and self.limit is not None:
+            raise ValueError(f"limit: {', '.join(judged)} are judged whole; leave them or the limit out")
         if self.order not in get_args(Order):
             raise ValueError(f"order: expected one of {', '.join(get_args(Order))}; got {self.order!r}")
         hungry = [name for name in self.methods if method_named(name).config is not None]
@@ -195,9 +203,10 @@ def _check_plain(name: str, value: Any) -> None:
         "work": str,
         "order": str,
         "published": str,
+        "judge": str,
     }
     kind = kinds.get(name)
-    if kind is None or (value is None and name in ("limit", "published")):
+    if kind is None or (value is None and name in ("limit", "published", "judge")):
         return
     if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 1):
         raise ValueError(f"{name}: expected {'a whole number >= 1' if kind is int else 'a string'}, got {value!r}")

@@ -52,7 +52,7 @@ def run(config: LmmsConfig, model: Mapping[str, Any], out: Path, *, limit: int |
     """Run the configuration.
 
     Args:
-        model: options of llava_visionzip.
+        model: options of llava_visionzip; a folder may be named from the working directory.
         processes: GPUs, or CPU processes where there is none.
 
     Returns:
@@ -68,6 +68,7 @@ def run(config: LmmsConfig, model: Mapping[str, Any], out: Path, *, limit: int |
     if warning := check_version(config):
         logger.warning(warning)
     out = out.resolve()
+    model = {**model, **{name: _local(model.get(name)) for name in ("pretrained", "model_base")}}
     out.mkdir(parents=True, exist_ok=True)
     write_tasks(config, out / "tasks")
     program = command(arguments(config, model, out / "tasks", out, limit), processes)
@@ -118,8 +119,8 @@ def main(
         wanted = wanted if batch_size is None else replace(wanted, batch_size=batch_size)
         requested_budget(method, dominant, contextual)  # refused before anything is loaded
         model = {
-            "pretrained": _local(checkpoint),
-            "model_base": _local(model_base),
+            "pretrained": checkpoint,
+            "model_base": model_base,
             "method": method,
             "dominant": dominant,
             "contextual": contextual,

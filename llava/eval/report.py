@@ -8,7 +8,7 @@ text between the two markers of a README.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ import typer
 from llava.eval.beside import FIGURE_TOLERANCE, Beside, stand_beside
 from llava.eval.bootstrap import DRAWS
 from llava.eval.cells import COMPLETE, Record, read_items, read_records
-from llava.eval.compare import DENSE, Measured, Row, build_rows, complete
+from llava.eval.compare import Measured, Row, build_rows, complete
 from llava.eval.grid_config import read_config
 from llava.eval.judge.benchmarks import BENCHMARKS
 from llava.eval.lmms_records import TITLES as LMMS_TITLES
@@ -51,7 +51,7 @@ def make_table(rows: Sequence[Row], publication: Publication | None = None) -> T
     head = ("Method", "Tokens", *map(title_of, tasks), "Average", "95% interval", "vs VisionZip")
     if publication is not None:
         head = (*head, "vs published")
-    dense = next((row for row in rows if row.method == DENSE), None)
+    dense = next((row for row in rows if row.is_dense), None)
     lines: list[tuple[str, ...]] = []
     sections: dict[int, str] = {}
     total: int | None = None
@@ -107,6 +107,7 @@ def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
         limit = (record.inputs.get("settings") or {}).get("limit") if record else None
         metric = f"{BENCHMARKS[task].metric}; " if task in BENCHMARKS else "by lmms-eval; "
         columns.append(f"{title_of(task)} ({metric}{asked}{f', the first {limit} only' if limit else ''})")
+    guests = ", ".join(dict.fromkeys(row.guest for row in rows if row.guest))
     return (
         f"- Columns: {'; '.join(columns)}.\n"
         "- *Tokens*: visual tokens that entered the language model, counted at its input, mean over all images.\n"
@@ -118,6 +119,7 @@ def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
         "training run.\n"
         "- VisionZip‡: projector tuned with the compressor in place. The other methods keep as many tokens in simpler "
         "ways, untuned: they are the controls. Scoring follows the benchmarks' official rules, faults included."
+        + (f"\n- Rows of {guests}: another model, asked the same; relative to the dense row." if guests else "")
     )
 
 
@@ -167,12 +169,12 @@ def draw(rows: Sequence[Row], path: Path, name: str) -> None:
     from llava.eval.plot import Point, draw_accuracy
 
     points = [
-        (row, Point(row.method, row.title, row.tokens, row.relative, row.bounds))
+        (row, Point(row.title if row.guest else row.method, row.title, row.tokens, row.relative, row.bounds))
         for row in rows
         if row.tokens is not None and row.relative is not None
     ]
-    dense = next((point for row, point in points if row.method == DENSE), None)
-    draw_accuracy([point for row, point in points if row.method != DENSE], dense, path, f"{name}: accuracy kept")
+    dense = next((point for row, point in points if row.is_dense), None)
+    draw_accuracy([point for row, point in points if not row.is_dense], dense, path, f"{name}: accuracy kept")
 
 
 def _budget_title(row: Row, dense: Row | None) -> str:
@@ -216,6 +218,22 @@ def collect(folders: Sequence[Path]) -> list[Measured]:
     ]
 
 
+def collect_guests(others: Sequence[str]) -> list[Measured]:
+    """Records of other models, from NAME=FOLDER each; their cells carry the name.
+
+    Raises:
+        ValueError: not of that form, or see `collect`.
+    """
+    found = []
+    for other in others:
+        name, _, folder = other.partition("=")
+        if not name or not folder:
+            raise ValueError(f"--other: expected NAME=FOLDER, the model's name and its records; got {other!r}")
+        for one in collect([Path(folder)]):
+            found.append(replace(one, record=replace(one.record, cell=f"{name}: {one.record.cell}"), guest=name))
+    return found
+
+
 def declared(measured: Sequence[Measured], over: Sequence[str], of_grid: Sequence[str] = ()) -> list[str]:
     """The benchmarks of the average: those named, else those the grid declares, else all there are a record of.
 
@@ -238,6 +256,9 @@ def main(
     name: Annotated[str | None, typer.Option(help="name of the results; default: the folder's")] = None,
     over: Annotated[list[str] | None, typer.Option(help="benchmark of the average; repeatable; default: all")] = None,
     lmms: Annotated[list[Path] | None, typer.Option(help="output folder of lmms-eval; repeatable")] = None,
+    other: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER: another model's records, relative to this dense; repeatable")
+    ] = None,
     published: Annotated[Path | None, typer.Option(help="configs/paper/*.yaml to show beside")] = None,
     tolerance: Annotated[float, typer.Option(help="points our average may differ from the published one")] = 1.5,
     strict: Annotated[bool, typer.Option("--strict", help="exit status 1 if a record failed")] = False,
@@ -254,7 +275,7 @@ def main(
         if not folders:
             raise ValueError("nothing to report: give --records or --lmms")
         title = name or (config.name if config else folders[0].resolve().name)
-        measured = collect(records or []) + read_measured(lmms or [])
+        measured = collect(records or []) + read_measured(lmms or []) + collect_guests(other or [])
         chosen = declared(measured, over or [], config.average_over if config else ())
         rows = build_rows(measured, chosen)
         publication = None

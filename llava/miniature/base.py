@@ -34,7 +34,9 @@ from llava.miniature.benchmarks import (
     picture_row,
     talk,
 )
+from llava.miniature.eval_sets.yes_no import MME_CATEGORIES
 from llava.miniature.files import paint
+from llava.miniature.forms import ask_the_unanswerable, shortly, teach, with_permission
 from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS, Scene
 from llava.utils import give_usual_mode
@@ -180,18 +182,20 @@ def rows(
     workers: Annotated[int, typer.Option(help="Processes that paint.")] = 2,
 ) -> None:
     """Write captions, lists, questions and pictures of the train split (disjoint from tune and test)."""
-    captions, parts, asked, pictures = [], [], [], []
+    captions, parts, asked, taught, pictures = [], [], [], [], []
     for seed in SPLITS["train"][:count]:
         row, scene = mix_row(seed)
         if scene is not None:
             pictures.append((out / row["image"], scene))
             captions.append({**row, "conversations": talk([("<image>", describe(scene))])})
             parts.append(_later(picture_row(seed, row["image"], _lists(scene, Random(f"parts-{seed}"), 12))))
+            taught.append(_later(picture_row(seed, row["image"], _in_forms(scene, Random(f"forms-{seed}")))))
             row = picture_row(seed, row["image"], _questions(scene, Random(f"questions-{seed}")))
         asked.append(_later(row))
     paint(pictures, workers)
     _write(out / "base_captions.json", captions)
     _write(out / "base_parts.json", parts[: len(parts) // 2])
+    _write(out / "base_forms.json", taught[: len(taught) // 4])
     _write(out / "base_questions.json", asked)  # last: train_base.sh takes it for the sign of finished rows
 
 
@@ -200,6 +204,21 @@ def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
     picture is most of what a row costs. Lists come last, so that no answer can be read off them."""
     lines = lines_of(ask_some(scene, rng, ASKED, 14), rng, again=0.25)
     return lines + _lists(scene, rng, 3)
+
+
+def _in_forms(scene: Scene, rng: Random) -> list[tuple[str, str]]:
+    """A dozen questions in the wordings of the public question files, two of MME's kinds, two about what is absent."""
+    lines = [teach(question, scene, rng) for question in ask_some(scene, rng, ASKED, 12)]
+    for _ in range(2):
+        pair = rng.choice(tuple(MME_CATEGORIES.values()))(scene, rng)
+        if pair is not None:
+            right = rng.random() < 0.5
+            lines.append((shortly(pair[0] if right else pair[1]), "yes" if right else "no"))
+        missing = ask_the_unanswerable(scene, rng)
+        if missing is not None:
+            lines.append((with_permission(missing), missing.answer))
+    rng.shuffle(lines)  # families asked often come first
+    return lines
 
 
 def _lists(scene: Scene, rng: Random, turns: int) -> list[tuple[str, str]]:
@@ -222,7 +241,9 @@ def release(
         "checkpoints/miniature/questions"
     ),
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("playground/miniature/llava-mini-v1.5"),
-    earlier: Annotated[list[Path] | None, typer.Option(help="Output folder of a stage before, for the log.")] = None,
+    earlier: Annotated[
+        list[Path] | None, typer.Option(help="Output folder of a stage before, or a release, for the log.")
+    ] = None,
 ) -> None:
     """Write the trained model in the layout LLaVA-1.5 was released in, with the log of its stages beside."""
     weights = {
@@ -245,7 +266,8 @@ def release(
     _write(out / "pytorch_model.bin.index.json", {"metadata": {"total_size": size}, "weight_map": placed})
     for name in TOKENIZER_FILES:
         shutil.copyfile(trained / name, out / name)
-    _write(out / "training_log.json", [_log_of(stage) for stage in (*(earlier or ()), trained)])
+    stages = [log for stage in (*(earlier or ()), trained) for log in _logs_of(stage)]  # read before it is written over
+    _write(out / "training_log.json", stages)
     typer.echo(f"{out}: {len(weights)} tensors, {size / 2**20:.1f} MiB")
 
 
@@ -279,10 +301,14 @@ def make_next(
     typer.echo(f"{out}: {len(weights)} tensors; not trained on tiles, for the path only")
 
 
-def _log_of(stage: Path) -> dict[str, Any]:
-    """What a stage was run with (stamped) and how its loss fell."""
+def _logs_of(stage: Path) -> list[dict[str, Any]]:
+    """What a stage was run with (stamped) and how its loss fell; all stages of a release."""
+    released = stage / "training_log.json"
+    if released.exists():
+        logs: list[dict[str, Any]] = json.loads(released.read_text())
+        return logs
     state = json.loads((stage / "trainer_state.json").read_text())
-    return {"stage": stage.name, "run": json.loads((stage / "run.json").read_text()), "log": state["log_history"]}
+    return [{"stage": stage.name, "run": json.loads((stage / "run.json").read_text()), "log": state["log_history"]}]
 
 
 def _trained_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -20,10 +20,11 @@ from llava.miniature.eval_sets.choice import (
     ask_sqa,
     turned,
 )
-from llava.miniature.eval_sets.scenes import Asked, ask_scenes, each, mistakes, scenes_of, ten_people
+from llava.miniature.eval_sets.scenes import Asked, ask_scenes, each, scenes_of, ten_people
 from llava.miniature.eval_sets.short import GQA_TYPES, VQA_TYPES, ask_gqa, ask_to_read, ask_vqav2, ocr_tokens
 from llava.miniature.eval_sets.yes_no import MME_CATEGORIES, ask_pope
 from llava.miniature.files import JPEG_QUALITY
+from llava.miniature.forms import hint_of, mistakes
 from llava.miniature.questions import YES_NO, Asker, Question
 from llava.miniature.world import SPLITS, Scene, render, sample_scene
 
@@ -174,7 +175,7 @@ def scienceqa_rows(count: int) -> list[Row]:
             "question": question.text,
             "choices": list(question.options),
             "answer": "ABCD".index(question.answer),
-            "hint": f"The background is {scene.ground}." if number % 3 == 0 else "",
+            "hint": hint_of(scene) if number % 3 == 0 else "",
             "task": "closed choice",
             "grade": "grade2",
             "subject": "natural science",
@@ -200,7 +201,7 @@ def _mmbench_row(scene: Scene, question: Question, turn: int) -> Row:
     return {
         "index": scene.seed - SPLITS["test"].start + turn * ROTATION,
         "question": question.text,
-        "hint": f"The background is {scene.ground}." if scene.seed % 4 == 0 else ABSENT,
+        "hint": hint_of(scene) if scene.seed % 4 == 0 else ABSENT,
         "answer": answer,
         **{letter: options[i] if i < len(options) else ABSENT for i, letter in enumerate("ABCD")},
         "category": category,

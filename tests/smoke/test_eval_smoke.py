@@ -138,13 +138,33 @@ def test_all_runs_one_after_another_and_tells_which_failed(tmp_path):
 def test_the_papers_tables_are_grids_with_lmms_eval_and_a_report(tmp_path, script, expected):
     commands = started(f"scripts/eval/{script}.sh", "--task", "mmmu_val", venv=tmp_path / "venv")
     modules = ["llava.eval.grid", "llava.eval.lmms_grid", "llava.eval.report"]
-    assert [command[1] for command in commands] == modules * len(expected)
+    assert [command[1] for command in commands[: 3 * len(expected)]] == modules * len(expected)
     for place, (name, out) in enumerate(expected):
         mine = commands[3 * place : 3 * place + 3]
         config = f"configs/eval/{name}.yaml"
         assert mine[0][2:] == mine[1][2:] == ["--config", config, "--out", out, "--task", "mmmu_val"]
         assert mine[2][2:] == ["--grid", config, "--records", out, "--out", out, "--strict"]
         assert read_config(ROOT / config).name == name
+    together = [command[1:] for command in commands[3 * len(expected) :]]
+    grid_13b = "configs/eval/table13_next_13b.yaml"
+    assert together == (
+        []
+        if len(expected) == 1
+        else [
+            [
+                *("llava.eval.report", "--grid", grid_13b, "--records", "runs/13b_vs_7b/13b"),
+                *(
+                    "--other",
+                    "LLaVA-NeXT-7B=runs/13b_vs_7b/7b",
+                    "--name",
+                    "13b_vs_7b",
+                    "--out",
+                    "runs/13b_vs_7b",
+                    "--strict",
+                ),
+            ]
+        ]
+    )
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pandas as pd
 from llava.miniature import questions as ask
 from llava.miniature.eval_sets.scenes import Asked, ask_scenes, one_of, seeds_of
 from llava.miniature.files import encode, paint, write_json, write_lines
+from llava.miniature.forms import HINT_SHARE, hint_of
 from llava.miniature.questions import Question
 from llava.miniature.world import SPLITS
 from llava.utils import write_text
 
 ROTATION = 1_000_000  # added to a question's index for each place its options are rotated by
-HINT_SHARE = 0.25
 # Families as (category, l2-category) of MMBench and as (number, name) of SEED's types: of pictures, of videos.
 MMBENCH_CATEGORIES = {
     "attribute": ("attribute_recognition", "finegrained_perception (instance-level)"),
@@ -136,7 +136,7 @@ def _mmbench_row(one: Asked, turn: int, picture: str) -> dict[str, Any]:
     return {
         "index": index + turn * ROTATION,
         "question": question.text,
-        "hint": f"The background is {scene.ground}." if hinted else None,
+        "hint": hint_of(scene) if hinted else None,
         **dict(zip("ABCD", options, strict=False)),
         "answer": answer,
         "category": category,

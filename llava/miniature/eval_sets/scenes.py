@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from random import Random
 
 from llava.miniature.questions import Asker, Question
-from llava.miniature.world import COLORS, DIGITS, GROUNDS, SHAPES, SIZES, SPLITS, WORDS, Scene, sample_scene
+from llava.miniature.world import SPLITS, Scene, sample_scene
 
 SLICE = 10_000  # test seeds of one twin
 ORDER = ("gqa", "pope", "vqav2", "textvqa", "mme", "mmbench", "seed", "sqa", "vizwiz", "mmbench_cn")
-KINDS = (tuple(COLORS), SHAPES, SIZES, tuple(GROUNDS), WORDS, ("left", "right"), ("above", "below"))
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,3 @@ def ten_people(rng: Random, answer: str, others: Sequence[str], most: int = 2) -
     said += [answer] * (10 - len(said))
     rng.shuffle(said)
     return said
-
-
-def mistakes(answer: str) -> list[str]:
-    """What somebody who looks badly says instead: a neighbouring number, another colour, another word."""
-    if answer in DIGITS:
-        return [digit for digit in DIGITS if abs(int(digit) - int(answer)) == 1]
-    kind = next(kind for kind in KINDS if answer in kind)
-    return [value for value in kind if value != answer]

@@ -4,14 +4,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from llava.miniature import forms
 from llava.miniature import questions as ask
-from llava.miniature.eval_sets.scenes import ask_scenes, each, mistakes, one_of, ten_people
+from llava.miniature.eval_sets.scenes import ask_scenes, each, one_of, ten_people
 from llava.miniature.files import paint, write_json, write_lines
-from llava.miniature.questions import SHORT_ANSWER, Question
-from llava.miniature.world import DIGITS, SHAPES, Scene
+from llava.miniature.forms import PERMISSION, UNANSWERABLE, mistakes
+from llava.miniature.questions import Question
+from llava.miniature.world import DIGITS, Scene
 
-UNANSWERABLE = "unanswerable"
-PERMISSION = "When the provided information is insufficient, respond with 'Unanswerable'."
 UNANSWERABLE_SHARE = 0.15
 # Question family -> (question_type, answer_type) of VQAv2's annotations.
 VQA_TYPES = {"count": ("how many", "number"), "ground": ("what is the", "other"), "size": ("is the", "other")}
@@ -88,7 +88,7 @@ def write_vizwiz(folder: Path, count: int, workers: int) -> None:
     lines, annotations = [], []
     for number, (scene, question) in enumerate(each(asked)):
         image = f"VizWiz_test_{scene.seed:08d}.jpg"
-        lines.append(_line(number, image, f"{PERMISSION}\n{question.text}\n{SHORT_ANSWER}"))
+        lines.append(_line(number, image, f"{PERMISSION}\n{question.prompt}"))
         annotations.append(_vizwiz_annotation(scene, question, image))
     paint([(here / "test" / row["image"], one.scene) for row, one in zip(annotations, asked, strict=True)], workers)
     write_lines(here / "llava_test.jsonl", lines)
@@ -101,11 +101,8 @@ def ask_blindly(scene: Scene, rng: Random) -> tuple[Question, ...]:
         return one_of(ask.ask_color, ask.ask_shape, ask.ask_ground, ask.ask_count, ask.ask_word, ask.ask_digit)(
             scene, rng
         )
-    there = {thing.shape for thing in scene.things}
-    texts = [f"What color is the {shape}?" for shape in SHAPES if shape not in there]
-    texts += [] if scene.word else ["What word is written on the sign?"]
-    texts += [] if scene.digit else ["What number is shown?"]
-    return (Question(UNANSWERABLE, rng.choice(texts), UNANSWERABLE),) if texts else ()
+    question = forms.ask_the_unanswerable(scene, rng)
+    return (question,) if question else ()
 
 
 def _vizwiz_annotation(scene: Scene, question: Question, image: str) -> dict[str, Any]:
@@ -167,14 +164,8 @@ def ask_to_read(scene: Scene, rng: Random) -> tuple[Question, ...]:
 
 
 def ocr_tokens(scene: Scene) -> list[str]:
-    """What an OCR system says of the picture: most plates right, some missed, some misread, in capitals as drawn."""
-    rng = Random(f"textvqa-ocr-{scene.seed}")
-    tokens = []
-    for plate in (scene.word, scene.digit):
-        if plate is not None and (luck := rng.random()) < 0.85:
-            tokens.append((plate.text if luck < 0.65 else rng.choice(mistakes(plate.text))).upper())
-    rng.shuffle(tokens)
-    return tokens
+    """What an OCR system says of a twin's picture."""
+    return forms.read_tokens(scene, Random(f"textvqa-ocr-{scene.seed}"))
 
 
 def _line(identity: str | int, image: str, text: str) -> dict[str, Any]:

@@ -31,6 +31,9 @@ WEIGHTS = (64 * 64 + 20) * 4
 
 def test_weights_count_every_storage_once() -> None:
     assert weight_bytes(Net()) == {CPU: WEIGHTS}
+    net = Net()
+    net.part = nn.Parameter(net.first.weight.detach()[:3])  # another parameter over the same memory
+    assert weight_bytes(net) == {CPU: WEIGHTS}
     assert weight_bytes(Net().half()) == {CPU: (64 * 64 + 10) * 2}  # conversion cuts the buffer's storage
 
 

@@ -89,7 +89,10 @@ def test_the_command_writes_a_page_with_both_answers_and_pictures(world):
     written = json.loads((world / "diff" / "gqa" / "diff.json").read_text())
     assert [flip["id"] for flip in written] == ["1", "3"]
     assert run(world, "--limit", "1").exit_code == 0
-    assert (world / "diff" / "gqa" / "diff.html").read_text().count("<img") == 2
+    cut = (world / "diff" / "gqa" / "diff.html").read_text()
+    assert cut.count("<img") == 2 and "2 of 4 items differ: 1 only dense has right" in cut
+    assert "The first 1 are shown." in cut and "are shown" not in page
+    assert "<th>dense sees</th><th>visionzip-7 sees</th>" in page and "<th>dense says</th>" in page
 
 
 def test_the_drawn_patches_are_those_the_method_keeps(world):

@@ -13,6 +13,8 @@ from llava.eval.generate import Reply
 from llava.eval.grid_config import read_config
 from llava.eval.records import write_lines
 from llava.eval.tasks import TASKS
+from llava.miniature.judged import write_judged
+from tests.stub_judge import SECRET, StubJudge, point_to, serve
 
 TYPES = {"structural": "query", "semantic": "attr", "detailed": "x"}
 YAML = """
@@ -240,6 +242,41 @@ def test_files_that_cannot_be_read_now_say_nothing_against_a_record(world):
     assert record_of(world, "dense/seed").status == "complete"
 
 
+def test_judged_benchmarks_are_judged_once_by_the_judge_the_grid_names(world, monkeypatch):
+    write_judged(world.folder / "data" / "eval", bench_questions=3, vet_questions=2)
+    words = {"tasks": ("gqa", "llavabench", "mmvet"), "methods": ("dense", "uniform"), "judge": "judge-a"}
+    with serve(StubJudge(lambda body, number: "8 4\nfine" if "[Context]" in str(body) else "0.5")) as stub:
+        point_to(stub, monkeypatch)
+        assert set(world.run(**words).values()) == {"complete"}
+        for name in ("dense/llavabench", "dense/mmvet", "uniform-8/mmvet"):
+            record = record_of(world, name)
+            assert record.headline == pytest.approx(50.0) and record.figures["judge"] == "judge-a"
+            assert record.inputs["settings"]["judge"] == "judge-a"
+        assert "judge" not in record_of(world, "dense/gqa").inputs["settings"]
+        assert {body["model"] for body in stub.requests} == {"judge-a"}
+        sent = len(stub.requests)
+        assert sent == 3 + 2, "all cells say the same to the same question, which is judged once"
+        assert set(world.run(**words).values()) == {"skipped"}
+        # Another judge judges the same answers; records that are lost come back from what was judged.
+        assert world.run(**{**words, "judge": "judge-b"})["dense/mmvet"] == "complete"
+        assert world.asked == [] and len(stub.requests) == 2 * sent
+        (world.folder / "out" / "cells" / "dense" / "mmvet.json").unlink()
+        assert world.run(**{**words, "judge": "judge-b"})["dense/mmvet"] == "complete"
+        assert world.asked == [] and len(stub.requests) == 2 * sent
+    kept = [
+        file.read_text() for file in world.folder.rglob("*") if file.is_file() and file.suffix in (".json", ".jsonl")
+    ]
+    assert not any(SECRET in text for text in kept)
+
+
+def test_without_a_key_only_the_judged_benchmark_fails(world, monkeypatch):
+    write_judged(world.folder / "data" / "eval", bench_questions=3, vet_questions=2)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    outcome = world.run(tasks=("gqa", "mmvet"), methods=("dense",), judge="judge-a")
+    assert outcome == {"dense/gqa": "complete", "dense/mmvet": "failed"}
+    assert "OPENAI_API_KEY is not set" in record_of(world, "dense/mmvet").error
+
+
 def test_under_a_launcher_a_failure_does_not_stop_the_other_ranks(world, monkeypatch):
     """torchrun ends all ranks when one leaves with an error."""
     monkeypatch.setenv("RANK", "0")
@@ -324,6 +361,9 @@ def test_a_bad_yaml_is_named(tmp_path, text, message):
         ("batch_size: 2", "order: spatail", "order: expected one of official, spatial; got 'spatail'"),
         ("budgets: [16, 8]", "budgets: []", "methods visionzip, visionzip-tuned, uniform need at least one, got none"),
         ("tuned:", "tuned: null\n#", "a tuned method needs the key 'tuned'"),
+        ("tasks: [gqa, seed]", "tasks: [gqa, mmvet]", "judge: mmvet need the name of a judge"),
+        ("tasks: [gqa, seed]", "tasks: [mmvet]\njudge: x\nlimit: 3", "limit: mmvet are judged whole"),
+        ("batch_size: 2", "judge: 3", "judge: expected a string, got 3"),
     ],
 )
 def test_a_bad_value_is_named(world, old, new, message):

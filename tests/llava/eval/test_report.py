@@ -206,6 +206,41 @@ def test_items_come_back_as_they_were_written(tmp_path, plain):
         read_items(tmp_path, "dense", "gqa")
 
 
+def test_another_model_stands_in_the_table_relative_to_its_dense_row(folder, tmp_path):
+    """The paper's 13B against 7B: one table, 13B dense 100%."""
+    guests = tmp_path / "7b"
+    put(guests, "dense", "dense", None, 0.7, 7, model={"path": "small", "base": None})
+    put(guests, "visionzip-48", "visionzip", 48, 0.6, 8, model={"path": "small", "base": None})
+    alone = {row.cell: row for row in rows_of(folder)}
+    both = report.collect([folder]) + report.collect_guests([f"7B={guests}"])
+    rows = {row.cell: row for row in build_rows(both, OVER)}
+    assert [*rows][:4] == ["dense", "7B: dense", "visionzip-48", "visionzip-tuned-48"]
+    small, full = rows["7B: dense"], rows["dense"]
+    assert small.title == "dense, 7B" and rows["7B: visionzip-48"].title == "VisionZip, 7B"
+    assert small.relative == pytest.approx(sum(headline(small, task) / headline(full, task) for task in OVER) * 50)
+    assert small.bounds[0] < small.relative < small.bounds[1] and small.difference is None
+    assert rows["7B: visionzip-48"].difference is None
+    for cell, row in alone.items():
+        assert (rows[cell].relative, rows[cell].missing) == (row.relative, row.missing)
+    out = tmp_path / "out"
+    args = ["--records", str(folder), "--other", f"7B={guests}", "--out", str(out), "--name", "both"]
+    result = CliRunner().invoke(report.app, args)
+    assert result.exit_code == 0, result.output
+    page = (out / "report.md").read_text()
+    assert "| dense, 7B | 144 |" in page and "Rows of 7B: another model, asked the same" in page
+
+
+def test_another_model_must_be_asked_the_same_and_be_named(folder, tmp_path):
+    put(tmp_path / "7b", "dense", "dense", None, 0.7, 7, inputs={"files": {"gqa": "b"}, "settings": {"limit": None}})
+    with pytest.raises(ValueError, match="differ in files or pictures"):
+        build_rows(report.collect([folder]) + report.collect_guests([f"7B={tmp_path / '7b'}"]), OVER)
+    with pytest.raises(ValueError, match="--other: expected NAME=FOLDER"):
+        report.collect_guests(["7b"])
+    put(tmp_path / "13b", "x-16", "uniform", 16, 0.7, 7, model={"path": "small", "base": None})
+    with pytest.raises(ValueError, match="differ in base model"):
+        build_rows(report.collect([folder, tmp_path / "13b"]), OVER)
+
+
 def test_tokens_are_the_mean_over_all_pictures(folder):
     put(folder, "random-16", "random", 16, 0.5, 6, tasks=("gqa",), tokens_per_image=10.0, images=30)
     put(folder, "random-16", "random", 16, 0.5, 6, tasks=("pope",), tokens_per_image=16.0, images=90)

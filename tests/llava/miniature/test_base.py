@@ -58,6 +58,13 @@ def test_release_drops_the_tower_and_splits_float16_shards(start: Path, tmp_path
     assert result.exit_code == 0, result.output
     stages = json.loads((out / "training_log.json").read_text())
     assert [stage["stage"] for stage in stages] == ["before", "trained"]
+    # A further stage on a release goes on with its log, also when it is written over.
+    result = CliRunner().invoke(
+        base.app, ["release", "--trained", str(trained), "--earlier", str(out), "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    stages_after = json.loads((out / "training_log.json").read_text())
+    assert stages_after == [*stages, stages[-1]]
     assert [stage["run"]["stamp"]["number"] for stage in stages] == [0, 1]
     assert stages[0]["log"] == [{"step": 10, "loss": 0}]
     index = json.loads((out / "pytorch_model.bin.index.json").read_text())["weight_map"]

@@ -131,7 +131,7 @@ def test_textvqa(root, lines, whole):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_who_looks_badly_names_the_same_kind(shape: str) -> None:
-    from llava.miniature.eval_sets.scenes import mistakes
+    from llava.miniature.forms import mistakes
 
     assert set(mistakes(shape)) == set(SHAPES) - {shape}
     assert mistakes("3") == ["2", "4"] and mistakes("0") == ["1"]
