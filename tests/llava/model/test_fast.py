@@ -91,10 +91,15 @@ def test_same_tokens_and_logits_as_generate(models, family, anyres, zipped):
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_both_kinds_of_attention(model, monkeypatch, attention):
+    """Answers so long that steps read columns no prefill has written."""
     monkeypatch.setattr(model.config, "_attn_implementation", attention)
     asked = plain()
+    long = asked.arguments(max_new_tokens=80)
     with FastGenerator(model, max_length=1024, batch=3) as fast:
-        assert torch.equal(fast(asked.ids, **asked.arguments()), model.generate(asked.ids, **asked.arguments()))
+        assert torch.equal(
+            fast(asked.ids, **long, eos_token_id=[]), model.generate(asked.ids, **long, eos_token_id=None)
+        )
+        assert max(length for _, length in fast._prefills) < fast._columns
 
 
 def test_a_prefill_has_no_mask_and_a_step_has_one(model, monkeypatch):
