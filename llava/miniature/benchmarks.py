@@ -142,7 +142,7 @@ def write_world(out: Path, rows: int, questions: int, workers: int) -> bool:
     shares = {name: source.share for name, source in SOURCES.items()}
     wanted = {
         "mix": {"rows": rows, "sources": shares},
-        "eval": {"questions": questions, "sets": list(EVAL_SETS)},
+        "eval": {"questions": questions, "sets": list(EVAL_SETS), "wordings": "public"},  # some had their own once
     }
     record = out / "world.json"
     done = json.loads(record.read_text()) if record.exists() else {}

@@ -1,4 +1,4 @@
-"""The wordings the public question files put around a question, and the rows that teach them."""
+"""The wordings the public question files put around a question, shared by the twins and by the rows that teach them."""
 
 from collections.abc import Sequence
 from random import Random

@@ -1,20 +1,18 @@
 #!/usr/bin/env bash
-# The miniature's table without lmms-eval's column (scripts/eval/grid.sh adds it): run the grid, then render it. Finished cells are skipped. Arguments go to the grid.
+# The miniature's table: its grid, MMMU's column through lmms-eval, then tables and report. Finished cells are skipped. Arguments go
+# to the grid.
 #
 #   bash scripts/eval/miniature.sh
 #   OUT=runs/zip bash scripts/eval/miniature.sh --method dense --method visionzip --budget 16
 #
-# It reads playground/data/miniature and the checkpoints named in configs/eval/miniature.yaml.
-# OUT is the folder of records, report.md, table.md and accuracy.png (default: runs/miniature).
+# It reads playground/data/miniature and the checkpoints named in configs/eval/miniature.yaml, and draws lmms-eval's data if they are
+# not there. OUT is the folder of records, report.md, table.md and accuracy.png (default: runs/miniature). NUM_PROCESSES: processes that
+# share the questions.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 case "${1:-}" in -h | --help) usage && exit 0 ;; esac
 
-OUT="${OUT:-runs/miniature}"
+export GRID=configs/eval/miniature.yaml OUT="${OUT:-runs/miniature}" HF_HUB_OFFLINE=1
 setup_environment
-export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
-
-failed=0
-python -m llava.eval.grid --config configs/eval/miniature.yaml --out "$OUT" "$@" || failed=1
-python -m llava.eval.report --grid configs/eval/miniature.yaml --records "$OUT" --out "$OUT" --strict || failed=1
-exit "$failed"
+python -m llava.miniature.lmms_sets
+exec bash scripts/eval/grid.sh "$@"

@@ -70,7 +70,9 @@ def test_steps_come_in_order(checkout: Path) -> None:
         "llava.miniature.benchmarks",
         "llava.data.subset",
         *["llava.train.train"] * 3,
+        "llava.miniature.lmms_sets",
         "llava.eval.grid",
+        "llava.eval.lmms_grid",
         "llava.eval.report",
     ]
     tuned = [line.split("--zip_dominant ")[1] for line in made if line.startswith("llava.train.train")]

@@ -105,7 +105,7 @@ def write_mmbench_cn(folder: Path, count: int, workers: int) -> None:
     """dev in the Chinese file's layout. Some questions have three options.
 
     Its text stays English, which is all the miniature's model reads; the program that asks adds the Chinese suffix. The
-    shipped model never met that suffix and gets no row right (LOG.md, 2026-11-27): this twin tests files and programs,
+    shipped model answers with a letter then, but guesses which (LOG.md, 2026-11-27): this twin tests files and programs,
     it compares no methods.
     """
     asked = ask_scenes("mmbench_cn", -(-count // 2), one_of(ask.choose_attribute, ask.choose_place, ask.choose_extreme))
