@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["DISTRIBUTION", "sha256_file", "stamp", "without_machine_paths"]
+__all__ = ["DISTRIBUTION", "device_name", "sha256_file", "stamp", "without_machine_paths"]
 
 DISTRIBUTION = "llava-visionzip"
 STAMPED_PACKAGES = (
@@ -98,7 +98,7 @@ def stamp(**extra: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "versions": _versions(),
-        "device": _device_name(),
+        "device": device_name(),
         "dtype": torch.get_default_dtype(),
         "command": _command(sys.argv),
     }
@@ -156,9 +156,12 @@ def _versions() -> dict[str, str]:
     return installed | {"torch": torch.__version__}  # torch's own string also names its CUDA build
 
 
-def _device_name() -> str:
-    """Name of the accelerator, or the CPU's architecture and the thread count torch uses."""
-    if torch.cuda.is_available():
+def device_name(kind: str | None = None) -> str:
+    """Name of the accelerator, or the CPU's architecture and the thread count torch uses.
+
+    kind: "cuda" or "cpu", what was used; None: the accelerator if there is one.
+    """
+    if kind != "cpu" and torch.cuda.is_available():
         count = torch.cuda.device_count()
         return f"{count} x {torch.cuda.get_device_name(0)}" if count > 1 else torch.cuda.get_device_name(0)
     return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -107,16 +107,11 @@ def use(model: Any, case: Case) -> None:
 @dataclass(frozen=True)
 class Program:
     """run: makes that many new tokens, never fewer, and returns them [1, n]. visual: tokens of the picture that enter
-    the language model. kept: visual tokens in each of its layers. cache_tokens: positions of the KV cache by layer once
-    the prompt is read."""
+    the language model. kept: visual tokens in each of its layers."""
 
     run: Callable[[int], Tensor]
     visual: int
     kept: tuple[int, ...]
-
-    def cache_tokens(self, text: int) -> list[int]:
-        """Positions in the KV cache of each layer after the prompt."""
-        return [text + kept for kept in self.kept]
 
 
 @contextmanager
@@ -147,24 +142,27 @@ def _program(stack: ExitStack, subject: Subject, question: Question, case: Case,
 
     def plain(count: int) -> Tensor:
         use(model, case)
-        return _generate(model.generate, question, count)
+        return ask(model.generate, question.ids, question.pixels, question.sizes, count)
 
     return Program(plain, visual, kept)
 
 
-def _generate(generate: Callable[..., Any], question: Question, count: int) -> Tensor:
+def ask(
+    generate: Callable[..., Any], ids: Tensor, pixels: Tensor | list[Tensor], sizes: list[tuple[int, int]], count: int
+) -> Tensor:
+    """`count` new tokens for every row, greedily. ids [B, l], pixels and sizes as `Question` has them."""
     with torch.inference_mode():
-        ids: Tensor = generate(
-            question.ids,
-            attention_mask=torch.ones_like(question.ids),
-            images=question.pixels,
-            image_sizes=question.sizes,
+        answer: Tensor = generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            images=pixels,
+            image_sizes=sizes,
             max_new_tokens=count,
             do_sample=False,
             use_cache=True,
             pad_token_id=0,
         )
-    return ids
+    return answer
 
 
 def _official(model: Any, question: Question, case: Case) -> Callable[[int], Tensor]:
@@ -176,7 +174,7 @@ def _official(model: Any, question: Question, case: Case) -> Callable[[int], Ten
         use(model, case)
         tower.encode = encoder  # of this instance, until the run ends
         try:
-            return _generate(model.generate, question, count)
+            return ask(model.generate, question.ids, question.pixels, question.sizes, count)
         finally:
             del tower.encode
 
@@ -192,7 +190,7 @@ def _fast(
 
     def run(count: int) -> Tensor:
         use(model, case)
-        return _generate(generator, question, count)
+        return ask(generator, question.ids, question.pixels, question.sizes, count)
 
     return run
 

@@ -76,12 +76,14 @@ def _runs(name: str, tokens: int, way: str) -> bool:
     return True
 
 
-def _plan(part: str, options: dict[str, Any], model: str | None, shape: str | None, **more: Any) -> Plan:
-    layers = more.pop("layers")
-    entry = {"model": model, "shape": shape, **more, part: options}
-    if layers is not None:
-        entry["sizes"] = {"num_hidden_layers": layers}
-    return plans_of({"subjects": [{key: value for key, value in entry.items() if value is not None}]}, part)[0]
+def _measure(part: str, options: dict[str, Any], out: Path, device: str | None, **load: Any) -> None:
+    """One part on one model. load: the suite's keys, and layers."""
+    place = _where(device)
+    layers = load.pop("layers")
+    load["dtype"] = load["dtype"] or ("bfloat16" if place.startswith("cuda") else "float32")
+    load["sizes"] = None if layers is None else {"num_hidden_layers": layers}
+    entry = {key: value for key, value in load.items() if value is not None} | {part: options}
+    _run(plans_of({"subjects": [entry]}, part), out, place)
 
 
 def _run(plans: list[Plan], out: Path, device: str, only: str | None = None) -> None:
@@ -103,10 +105,6 @@ def _where(device: str | None) -> str:
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _dtype(dtype: str | None, device: str) -> str:
-    return dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-
-
 @app.command(epilog="Example: visionzip bench latency --shape liuhaotian/llava-v1.6-vicuna-7b --budget 32,128")
 def latency(
     model: Model = None,
@@ -125,7 +123,6 @@ def latency(
     layers: Layers = None,
 ) -> None:
     """Seconds to the first token and to the whole answer, by stage, beside the floor; the encoder alone."""
-    place = _where(device)
     options = {
         "cases": case_list(method, budget, path),
         "text": text,
@@ -134,8 +131,8 @@ def latency(
         "tiles": [int(count) for count in tiles.split(",") if count],
         "budget": int(budget.split(",")[0] or 64),
     }
-    plan = _plan("latency", options, model, shape, dtype=_dtype(dtype, place), bits=bits, layers=layers)
-    _run([plan], out, place)
+    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
+    _measure("latency", options, out, device, **load)
 
 
 @app.command(epilog="Example: visionzip bench memory --shape liuhaotian/llava-v1.5-13b --budget 64 --bits 4")
@@ -154,10 +151,9 @@ def memory(
     layers: Layers = None,
 ) -> None:
     """Weights, activations and cache of one answer, peak and steady."""
-    place = _where(device)
     options = {"cases": case_list(method, budget, path), "text": text, "new_tokens": new_tokens}
-    plan = _plan("memory", options, model, shape, dtype=_dtype(dtype, place), bits=bits, layers=layers)
-    _run([plan], out, place)
+    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
+    _measure("memory", options, out, device, **load)
 
 
 @app.command(
@@ -181,7 +177,6 @@ def throughput(
     layers: Layers = None,
 ) -> None:
     """Many pictures with short answers, from file to answer, as in POPE."""
-    place = _where(device)
     options = {
         "cases": case_list(method, budget, path),
         "questions": questions,
@@ -190,8 +185,8 @@ def throughput(
         "workers": workers,
         "rounds": rounds,
     }
-    plan = _plan("throughput", options, model, shape, dtype=_dtype(dtype, place), bits=bits, layers=layers)
-    _run([plan], out, place)
+    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
+    _measure("throughput", options, out, device, **load)
 
 
 @app.command(epilog="Example: visionzip bench train --shape liuhaotian/llava-v1.5-7b --budget 64 --rows 8")
@@ -209,10 +204,8 @@ def train(
     layers: Layers = None,
 ) -> None:
     """A projector-only training step: seconds and peak memory."""
-    place = _where(device)
     options = {"cases": case_list(method, budget, "plain"), "rows": rows, "text": text, "rounds": rounds}
-    plan = _plan("train", options, model, shape, dtype=_dtype(dtype, place), layers=layers)
-    _run([plan], out, place)
+    _measure("train", options, out, device, model=model, shape=shape, dtype=dtype, layers=layers)
 
 
 @app.command("all", epilog="Example: visionzip bench all --config configs/bench/gpu.yaml --out results/gpu")

@@ -32,11 +32,11 @@ def measure(
 
     def encode(count: int) -> Callable[[], Any]:
         pixels = torch.randn(count, 3, side, side, **made)
-        return _quiet(lambda: model.encode_images(pixels))
+        return torch.inference_mode()(lambda: model.encode_images(pixels))
 
     def prefill(count: int, rows: int = 1) -> Callable[[], Any]:
         embeds = torch.randn(rows, count, width, **made)
-        return _quiet(lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1))
+        return torch.inference_mode()(lambda: model(inputs_embeds=embeds, use_cache=True, logits_to_keep=1))
 
     def both(rows: int) -> Callable[[], Any]:
         first, then = encode(rows), prefill(SYSTEM + BUDGET, rows)
@@ -50,14 +50,6 @@ def measure(
     found = [_curve(subject, over, what, sizes, make, rounds, report) for over, what, sizes, make in curves]
     detach(model)
     return found
-
-
-def _quiet(program: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with torch.inference_mode():
-            return program()
-
-    return run
 
 
 def _curve(

@@ -52,15 +52,7 @@ def encoders(subject: Subject, pixels: Tensor, zipper: VisionZip) -> dict[str, C
         zipped,
         lambda: official(pixels),
     )
-    return {name: _quiet(program) for name, program in zip(NAMES, programs, strict=True)}
-
-
-def _quiet(program: Callable[[], Any]) -> Callable[[], Any]:
-    def run() -> Any:
-        with torch.inference_mode():
-            return program()
-
-    return run
+    return {name: torch.inference_mode()(program) for name, program in zip(NAMES, programs, strict=True)}
 
 
 def measure(

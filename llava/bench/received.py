@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava.bench.clock import alternate, spread, synchronize
-from llava.bench.live_memory import LivePeak
+from llava.bench.clock import alternate, spread
+from llava.bench.footprint import peak_bytes
 from visionzip.core.stages import stage
 from visionzip.kernels.received import HAS_TRITON, received_chunked
 
@@ -170,17 +170,3 @@ def _errors(got: Tensor, reference: Tensor | None) -> dict[str, float | None]:
         return {"max_error": None, "max_relative_error": None}
     difference = float((got.double() - reference).abs().max())
     return {"max_error": difference, "max_relative_error": difference / float(reference.max())}
-
-
-def peak_bytes(run: Callable[[], Any], device: torch.device) -> int:
-    """Most bytes alive during `run` beyond those alive before it: allocated on a GPU, counted tensors elsewhere."""
-    if device.type != "cuda":
-        with LivePeak() as live:
-            run()
-        return live.peak
-    synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run()
-    synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before

@@ -24,7 +24,7 @@ from llava.bench import answer, costs, encode, footprint, received, throughput, 
 from llava.bench.cases import parse_case, programs
 from llava.bench.roofline import Ceilings, kv_bytes, measure_ceilings
 from llava.bench.setup import Subject, from_checkpoint, from_shape, question_for
-from llava.provenance import stamp
+from llava.provenance import device_name, stamp
 from llava.utils import write_json
 from visionzip import VisionZip, budget_for
 
@@ -243,15 +243,9 @@ def _record(
 ) -> dict[str, Any]:
     return {
         "kind": part,
-        "stamp": _stamp(bench.subject),
+        "stamp": stamp(dtype=bench.subject.model.dtype, device=device_name(bench.subject.device.type), seed=0),
         "settings": {"load": dict(plan.load), **options},
         "subject": bench.subject.describe(),
         "ceilings": vars(bench.ceilings),
         **found,
     }
-
-
-def _stamp(subject: Subject) -> dict[str, Any]:
-    """The device is the model's, on a machine with a GPU too."""
-    where = {} if subject.device.type == "cuda" else {"device": f"cpu ({torch.get_num_threads()} threads)"}
-    return stamp(dtype=str(subject.model.dtype).removeprefix("torch."), seed=0, **where)

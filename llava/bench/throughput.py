@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from llava.bench.cases import Case, use
+from llava.bench.cases import Case, ask, use
 from llava.bench.clock import ratios, spread, synchronize
 from llava.bench.setup import Subject, picture_of, to_device
 from llava.mm_utils import process_images
@@ -117,17 +117,7 @@ def _loop(
         for batch in loader:
             pixels = to_device(torch.stack(batch) if batch[0].dim() == 3 else batch, model)
             prompts = ids.expand(len(batch), -1)
-            with torch.inference_mode():
-                generate(
-                    prompts,
-                    attention_mask=torch.ones_like(prompts),
-                    images=pixels,
-                    image_sizes=[SIZE] * len(batch),
-                    max_new_tokens=new_tokens,
-                    do_sample=False,
-                    use_cache=True,
-                    pad_token_id=0,
-                )
+            ask(generate, prompts, pixels, [SIZE] * len(batch), new_tokens)
         synchronize(subject.device)
         return time.perf_counter() - begin
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from llava.bench.cases import Case, use
 from llava.bench.clock import alternate, ratios, summarize
 from llava.bench.footprint import peak_bytes
-from llava.bench.setup import SYSTEM, Subject
-from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.bench.setup import Subject, question_for
+from llava.constants import IGNORE_INDEX
 
 
 @contextmanager
@@ -37,15 +37,6 @@ def training(subject: Subject) -> Iterator[torch.optim.Optimizer]:
             parameter.grad = None
 
 
-def batch_of(subject: Subject, rows: int, text: int, supervised: int) -> tuple[Tensor, Tensor]:
-    """ids [B, 1 + text] with the picture in its place, labels of the last `supervised`."""
-    words = torch.randint(3, subject.model.config.vocab_size, (rows, text), generator=torch.Generator().manual_seed(0))
-    ids = torch.cat([words[:, :SYSTEM], torch.full((rows, 1), IMAGE_TOKEN_INDEX), words[:, SYSTEM:]], dim=1)
-    labels = ids.clone()
-    labels[:, : ids.shape[1] - supervised] = IGNORE_INDEX
-    return ids.to(subject.device), labels.to(subject.device)
-
-
 def measure(
     subject: Subject,
     cases: Sequence[Case],
@@ -58,19 +49,24 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row per case: seconds of a step, rows a second, speed-up over the first case, peak bytes."""
     model = subject.model
-    ids, labels = batch_of(subject, rows, text, supervised)
-    side = model.get_vision_tower().image_size
-    tiled = getattr(model.config, "image_aspect_ratio", "pad") == "anyres"
-    one = torch.randn(*([5] if tiled else []), 3, side, side, device=subject.device, dtype=model.dtype)
-    images = [one] * rows if tiled else torch.stack([one] * rows)
-    sizes = [(2 * side, 2 * side)] * rows
+    question = question_for(subject, text)
+    ids = question.ids.expand(rows, -1)
+    labels = ids.clone()
+    labels[:, : ids.shape[1] - supervised] = IGNORE_INDEX
+    one = question.pixels
+    batch = {
+        "input_ids": ids,
+        "labels": labels,
+        "images": one.repeat(rows, 1, 1, 1) if isinstance(one, Tensor) else one * rows,
+        "image_sizes": question.sizes * rows,
+    }
     with training(subject) as optimizer:
 
         def step(case: Case) -> None:
             use(model, case)
             kind = subject.device.type
             with torch.autocast(kind, torch.bfloat16, enabled=model.lm_head.weight.dtype == torch.bfloat16):
-                out = model(input_ids=ids, labels=labels, images=images, image_sizes=sizes, loss_only=True)
+                out = model(**batch, loss_only=True)
             out.loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -15,7 +15,7 @@ import math
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, library
 
 
 @triton.jit
@@ -82,7 +82,7 @@ def _column_sums(
     tl.store(sums + own + column, total, mask=column < patches)
 
 
-@torch.library.custom_op("visionzip::received_attention", mutates_args=())
+@library.custom_op("visionzip::received_attention", mutates_args=())
 def received_triton(query: Tensor, keys: Tensor, scale: float) -> Tensor:
     """`received_attention` on a GPU. query, keys: [T, H, N, d] float16, bfloat16 or float32, any strides -> [T, N].
 

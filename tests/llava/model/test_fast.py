@@ -1,7 +1,6 @@
 """FastGenerator against `model.generate`: same tokens, same logits; on the CPU, where its programs are not captured."""
 
 import logging
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -11,6 +10,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.fast import FastGenerator
+from tests.stage_listener import Heard
 from tests.tiny import FAMILIES, LARGE, tiny_anyres_llava, tiny_images, tiny_llava
 from visionzip import VisionZip, attach, detach, visionzip
 from visionzip.core.stages import listening
@@ -330,21 +330,6 @@ def test_blocks_are_compiled_in_calls_of_the_generator_only(model, monkeypatch):
     assert not any(block._compiled_call_impl for block in blocks_of(model))
     for hook in hooks:
         hook.remove()
-
-
-class Heard:
-    """A listener that writes down the stages; they must not nest."""
-
-    def __init__(self):
-        self.names, self.open = [], False
-
-    @contextmanager
-    def stage(self, name):
-        assert not self.open, f"{name} begins inside another stage"
-        self.names.append(name)
-        self.open = True
-        yield
-        self.open = False
 
 
 def test_stages(model):

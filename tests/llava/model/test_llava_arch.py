@@ -1,6 +1,5 @@
 """The path of an image through our own classes: shapes, conventions, errors, training set-up."""
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from llava.constants import IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.checkpoint import save_projector
 from llava.model.multimodal_encoder.clip_encoder import CLIPVisionTower
+from tests.stage_listener import Heard
 from tests.tiny import llava_classes, tiny_anyres_llava, tiny_images, tiny_llava, tiny_llm_config, tiny_tower_folder
 from visionzip import visionzip
 from visionzip.core.stages import listening
@@ -387,21 +387,6 @@ def test_a_projector_file_without_marker_rows_is_named(tmp_path):
         text_model().initialize_vision_tokenizer(
             tokenizer_args(mm_use_im_start_end=True, pretrain_mm_mlp_adapter=str(file)), Vocabulary(320)
         )
-
-
-class Heard:
-    """A listener that writes down the stages; they must not nest."""
-
-    def __init__(self):
-        self.names, self.open = [], False
-
-    @contextmanager
-    def stage(self, name):
-        assert not self.open, f"{name} begins inside another stage"
-        self.names.append(name)
-        self.open = True
-        yield
-        self.open = False
 
 
 @pytest.mark.parametrize("zipped", [False, True])
