@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speed and memory in ratios on a machine without a GPU: about five minutes on two cores with nothing else running.
+# Speed and memory in ratios on a machine without a GPU: about 13 minutes on two cores with nothing else running.
 #
 #   bash scripts/bench/cpu.sh
 #
