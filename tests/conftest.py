@@ -27,8 +27,9 @@ LOCAL = ("127.", "::1", "localhost", "0.0.0.0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that no process is left alone with them; `gpu` tests skipped without a GPU."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    """Files with slow tests and the smoke tests, which start many programs, first, so that no process is left alone
+    with them; `gpu` tests skipped without a GPU."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name == "smoke"}
     items.sort(key=lambda item: item.path not in slow)
     if torch.cuda.is_available():
         return

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llava.bench.in_llm import spliced_inputs
+from llava.bench.names import INSIDE, METHODS, PATHS
 from llava.bench.official_style import OfficialStyle
 from llava.bench.setup import Question, Subject
 from llava.model.fast import FastGenerator
@@ -27,11 +28,6 @@ from visionzip.core.types import Compressor
 from visionzip.in_llm import SCHEDULES, FastV, Pruner, SparseVLM, prefill, schedule
 from visionzip.in_llm import generate as generate_pruned
 from visionzip.in_llm.sparsevlm import SCHEDULE_TOKENS
-
-PATHS = ("plain", "fast", "compiled", "official")
-IN_FRONT = ("visionzip", "random", "uniform", "pool", "downsample")
-INSIDE = ("fastv", "sparsevlm")
-METHODS = ("dense", *IN_FRONT, *INSIDE)
 
 
 @dataclass(frozen=True)

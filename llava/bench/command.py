@@ -6,17 +6,17 @@ turn on that one model and writes a record. See docs/measuring.md for what each 
 
 import logging
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
-import torch
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from llava.bench.cases import METHODS, PATHS, parse_case
-from llava.bench.show import tables
-from llava.bench.suite import PARTS, Plan, plans_of, read_suite, record_file, run
+from llava.bench.names import METHODS, PARTS, PATHS
+
+if TYPE_CHECKING:  # what measures is imported by the function that needs it: help must not wait for torch
+    from llava.bench.suite import Plan
 
 
 class _Told(TyperGroup):
@@ -52,6 +52,8 @@ def case_list(method: str, budget: str, path: str) -> list[str]:
 
     Raises: ValueError for names that are not known.
     """
+    from llava.bench.cases import parse_case
+
     methods, paths = method.split(","), path.split(",")
     budgets = [int(text) for text in budget.split(",")] if budget else []
     wanted = [f"dense:{way}" for way in paths if way != "official"] or ["dense"]
@@ -69,6 +71,8 @@ def case_list(method: str, budget: str, path: str) -> list[str]:
 
 
 def _runs(name: str, tokens: int, way: str) -> bool:
+    from llava.bench.cases import parse_case
+
     try:
         parse_case(f"{name}:{tokens}:{way}")
     except ValueError:
@@ -78,6 +82,8 @@ def _runs(name: str, tokens: int, way: str) -> bool:
 
 def _measure(part: str, options: dict[str, Any], out: Path, device: str | None, **load: Any) -> None:
     """One part on one model. load: the suite's keys, and layers."""
+    from llava.bench.suite import plans_of
+
     place = _where(device)
     layers = load.pop("layers")
     load["dtype"] = load["dtype"] or ("bfloat16" if place.startswith("cuda") else "float32")
@@ -86,7 +92,10 @@ def _measure(part: str, options: dict[str, Any], out: Path, device: str | None, 
     _run(plans_of({"subjects": [entry]}, part), out, place)
 
 
-def _run(plans: list[Plan], out: Path, device: str, only: str | None = None) -> None:
+def _run(plans: "list[Plan]", out: Path, device: str, only: str | None = None) -> None:
+    from llava.bench.show import tables
+    from llava.bench.suite import record_file, run
+
     console = Console(stderr=True)
     failed = list(run(plans, out, device, lambda line: console.print(line, highlight=False, markup=False), only))
     for plan in plans:
@@ -102,6 +111,8 @@ def _run(plans: list[Plan], out: Path, device: str, only: str | None = None) -> 
 
 
 def _where(device: str | None) -> str:
+    import torch
+
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -216,6 +227,8 @@ def everything(
     only: Annotated[str | None, typer.Option(help=f"One part: {', '.join(PARTS)}.")] = None,
 ) -> None:
     """All parts of a suite; what has its record already is not run again."""
+    from llava.bench.suite import read_suite
+
     _run(read_suite(config), out, _where(device), only)
 
 

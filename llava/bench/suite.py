@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from llava.bench import answer, costs, encode, footprint, received, throughput, train_step
+from llava.bench import answer, costs, encode, footprint, names, received, throughput, train_step
 from llava.bench.cases import parse_case, programs
 from llava.bench.roofline import Ceilings, kv_bytes, measure_ceilings
 from llava.bench.setup import Subject, from_checkpoint, from_shape, question_for
@@ -137,14 +137,9 @@ def scaling(bench: Bench, **options: Any) -> dict[str, Any]:
     return {"curves": costs.measure(bench.subject, **options, report=bench.report)}
 
 
-PARTS: Mapping[str, Callable[..., dict[str, Any]]] = {
-    "latency": latency,
-    "memory": memory,
-    "throughput": loop,
-    "train": train,
-    "kernels": kernels,
-    "scaling": scaling,
-}
+PARTS: Mapping[str, Callable[..., dict[str, Any]]] = dict(
+    zip(names.PARTS, (latency, memory, loop, train, kernels, scaling), strict=True)
+)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ def fresh(program: str) -> str:
         ("llava.constants", ("torch", "transformers", "visionzip", "numpy", "PIL")),
         ("llava.conversation", ("transformers", "visionzip", "lmms_eval", "deepspeed")),
         ("llava.model.builder", ("lmms_eval", "deepspeed", "gradio", "wandb", "matplotlib")),
+        ("llava.bench.command", ("torch", "transformers", "visionzip")),
     ],
 )
 def test_import_stays_light(package: str, absent: tuple[str, ...]) -> None:

@@ -24,6 +24,7 @@ OTHERS = {
     "CITATION.cff": "How to cite this software and the paper",
     "CONTRIBUTING.md": "The daily loop, how to add things, how tracked results are refreshed",
     "LICENSE": "Apache-2.0",
+    "configs/bench/expected_counts.json": "Counts of the speed guard, written by python -m llava.bench.counts --update",
     "LOG.md": "What was tried and measured, with numbers, failures included",
     "Makefile": "setup, fix, check, test, smoke, docs, lock",
     "NOTICE": "The works this builds on",

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from llava.bench.cases import METHODS, Case, parse_case, programs, pruner_of
+from llava.bench.cases import Case, parse_case, programs, pruner_of
+from llava.bench.names import METHODS
 from llava.bench.setup import question_for
 from tests.llava.bench.tiny_subject import tiny_subject
 from visionzip import Budget
