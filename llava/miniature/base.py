@@ -54,6 +54,12 @@ ASKED = (
     *(ask.ask_place, ask.ask_word, ask.choose_attribute, ask.choose_place, ask.choose_reading, ask.choose_count) * 2,
     *(ask.ask_color, ask.ask_shape, ask.ask_size, ask.ask_ground, ask.choose_ground),
 )
+# What the stage of wordings asks: choices, whose Chinese suffix is new, and numbers more often than ASKED.
+TAUGHT = (
+    *ASKED,
+    *(ask.ask_digit,) * 5,
+    *(ask.choose_attribute, ask.choose_place, ask.choose_extreme) * 2,
+)
 # Rows of the released config.json: what comes from the trained model, and what says "LLaVA-1.5".
 RELEASED_SIZES = (
     "bos_token_id",
@@ -189,13 +195,14 @@ def rows(
             pictures.append((out / row["image"], scene))
             captions.append({**row, "conversations": talk([("<image>", describe(scene))])})
             parts.append(_later(picture_row(seed, row["image"], _lists(scene, Random(f"parts-{seed}"), 12))))
-            taught.append(_later(picture_row(seed, row["image"], _in_forms(scene, Random(f"forms-{seed}")))))
+            if scene.digit or seed % 3 == 0:  # most pictures show no number, and numbers are told last of all
+                taught.append(_later(picture_row(seed, row["image"], _in_forms(scene, Random(f"forms-{seed}")))))
             row = picture_row(seed, row["image"], _questions(scene, Random(f"questions-{seed}")))
         asked.append(_later(row))
     paint(pictures, workers)
     _write(out / "base_captions.json", captions)
     _write(out / "base_parts.json", parts[: len(parts) // 2])
-    _write(out / "base_forms.json", taught[: len(taught) // 4])
+    _write(out / "base_forms.json", taught)
     _write(out / "base_questions.json", asked)  # last: train_base.sh takes it for the sign of finished rows
 
 
@@ -207,16 +214,17 @@ def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
 
 
 def _in_forms(scene: Scene, rng: Random) -> list[tuple[str, str]]:
-    """A dozen questions in the wordings of the public question files, two of MME's kinds, two about what is absent."""
-    lines = [teach(question, scene, rng) for question in ask_some(scene, rng, ASKED, 12)]
+    """A dozen questions in the wordings of the public question files, two of MME's kinds, in half of the rows one about
+    what is absent: a sixth of the questions that permit "unanswerable". With more, it is said to whatever is hard."""
+    lines = [teach(question, scene, rng) for question in ask_some(scene, rng, TAUGHT, 12)]
     for _ in range(2):
         pair = rng.choice(tuple(MME_CATEGORIES.values()))(scene, rng)
         if pair is not None:
             right = rng.random() < 0.5
             lines.append((shortly(pair[0] if right else pair[1]), "yes" if right else "no"))
-        missing = ask_the_unanswerable(scene, rng)
-        if missing is not None:
-            lines.append((with_permission(missing), missing.answer))
+    missing = ask_the_unanswerable(scene, rng) if rng.random() < 0.5 else None
+    if missing is not None:
+        lines.append((with_permission(missing), missing.answer))
     rng.shuffle(lines)  # families asked often come first
     return lines
 

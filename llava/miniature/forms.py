@@ -12,7 +12,7 @@ READING = ("word", "number")  # families answered by a plate
 KINDS = (tuple(COLORS), SHAPES, SIZES, tuple(GROUNDS), WORDS, ("left", "right"), ("above", "below"))
 LETTER_CN = "请直接回答选项字母。"
 HINT_SHARE = 0.25
-CHINESE_SHARE = 0.4
+CHINESE_SHARE = 0.5
 
 
 def with_tokens(question: Question, tokens: Sequence[str]) -> str:
@@ -81,7 +81,7 @@ def teach(question: Question, scene: Scene, rng: Random) -> tuple[str, str]:
         return rng.choice((yes_or_no(question.text), shortly(question.text), question.prompt)), question.answer
     if question.category in READING and rng.random() < 0.8:
         return with_tokens(question, read_tokens(scene, rng)), question.answer
-    return (with_permission(question) if rng.random() < 0.4 else question.prompt), question.answer
+    return (with_permission(question) if rng.random() < 0.5 else question.prompt), question.answer
 
 
 def _before(question: Question, scene: Scene, rng: Random) -> str:
