@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 SDPA, EAGER = "llava_rows_sdpa", "llava_rows_eager"
@@ -38,6 +37,23 @@ def row_options(config: Any, positions: Tensor | None) -> dict[str, list[int]]:
     return {"rows": (ends - starts).tolist()}
 
 
+def row_mask(config: Any, mask: Tensor | None) -> Tensor | None:
+    """A padding mask [B, L] in the form the decoder's call needs.
+
+    transformers makes no masks for attention it does not know, and by row none is needed where padding comes last: what
+    is causal does not look there. Padding in front is written down as [B, 1, L, L], True where a token may look; it
+    sees itself, since a softmax over nothing is not a number.
+    """
+    if mask is None or mask.ndim != 2 or getattr(config, "_attn_implementation", None) not in (SDPA, EAGER):
+        return mask
+    there = mask.bool()
+    if bool((there[:, 1:] <= there[:, :-1]).all()):
+        return None
+    length = there.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    return (causal & there[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=mask.device)
+
+
 @contextmanager
 def row_attention(config: Any, longest: int) -> Iterator[None]:
     """Inside, the decoder of `config` attends by row where its batch is packed, and as before where it is not.
@@ -52,25 +68,12 @@ def row_attention(config: Any, longest: int) -> Iterator[None]:
     name = OF[before]
     attend = _SdpaRows() if before == "sdpa" else _EagerRows()
     ALL_ATTENTION_FUNCTIONS[name] = attend  # scoped: new names, gone at the end
-    ALL_MASK_ATTENTION_FUNCTIONS[name] = _mask_of(before)  # scoped: as above
     config._attn_implementation = name
     try:
         yield
     finally:
         config._attn_implementation = before
-        del ALL_ATTENTION_FUNCTIONS[name], ALL_MASK_ATTENTION_FUNCTIONS[name]  # scoped: the end
-
-
-def _mask_of(attention: str) -> Any:
-    """No mask where no token is padding (packs, whole rows); else what the attention itself would get."""
-    plain = ALL_MASK_ATTENTION_FUNCTIONS[attention]
-
-    def mask(*args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        if attention_mask is None or bool(attention_mask.all()):
-            return None
-        return plain(*args, attention_mask=attention_mask, **kwargs)
-
-    return mask
+        del ALL_ATTENTION_FUNCTIONS[name]  # type: ignore[no-untyped-call]  # scoped: the end
 
 
 class _Rows:
@@ -109,7 +112,7 @@ class _Rows:
         raise NotImplementedError
 
     def masked(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor) -> Tensor:
-        """Padded rows. -> [B, H, L, d]"""
+        """Rows with padding in front, `mask` as `row_mask` made it. -> [B, H, L, d]"""
         raise NotImplementedError
 
 
@@ -129,5 +132,5 @@ class _EagerRows(_Rows):
         return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value
 
     def masked(self, query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor) -> Tensor:
-        scores = query @ key.transpose(2, 3) * scale + mask
+        scores = (query @ key.transpose(2, 3) * scale).masked_fill(~mask, float("-inf"))
         return scores.softmax(-1, dtype=torch.float32).to(query.dtype) @ value

@@ -16,7 +16,7 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.language_model.generation_defaults import drop_idle_sampling
 from llava.model.language_model.loss import CHUNK, supervised_loss
 from llava.model.llava_arch import Images, LlavaMetaForCausalLM, Prepared
-from llava.model.row_attention import row_options
+from llava.model.row_attention import row_mask, row_options
 from llava.model.splice import left_padded
 from visionzip.core.stages import stage
 
@@ -96,6 +96,7 @@ class LlavaCausalLM(LlavaMetaForCausalLM):
         if pack_length is not None:
             use_cache = False  # with a cache transformers would not look for packed rows
             kwargs |= row_options(self.config, position_ids)
+        attention_mask = row_mask(self.config, attention_mask)
         if loss_only:
             return self._loss(inputs_embeds, input_ids, attention_mask, position_ids, labels, **kwargs)
         flags = _given(

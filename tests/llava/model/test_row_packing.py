@@ -96,6 +96,31 @@ def test_packed_loss_and_gradients_equal_padded_ones(tmp_path, family, attention
     assert_same(loss_and_gradients(model, {**whole, "images": batch["images"][1:2]}, loss_only=True), alone)
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_not_seen_where_rows_attend_alone(tmp_path, family, attention, side):
+    """Text alone is never packed, and comes as it was padded."""
+    model = tiny_llava(tmp_path, family, image_size=SMALL).eval()
+    model.set_attn_implementation(attention)
+    ids = torch.randint(5, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    real = slice(4, None) if side == "left" else slice(None, 5)
+    mask[1] = 0
+    mask[1, real] = 1
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    with row_attention(model.config, 2048), torch.no_grad():
+        alone = model(input_ids=ids[1:, real]).logits
+        for other in (1, 77):  # what stands in the padding does not matter
+            padded = model(input_ids=ids.where(mask.bool(), other), attention_mask=mask, position_ids=positions).logits
+            torch.testing.assert_close(padded[1:, real], alone, atol=1e-5, rtol=1e-5)
+            assert padded.isfinite().all()
+    with torch.no_grad():
+        plain = model(input_ids=ids, attention_mask=mask, position_ids=positions).logits
+    torch.testing.assert_close(padded[0], plain[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(padded[1, real], plain[1, real], atol=1e-5, rtol=1e-5)
+
+
 def test_rows_of_a_pack_do_not_see_each_other(tmp_path):
     """Break the isolation (positions that run on) and the loss changes: the test above could fail."""
     model = tiny_llava(tmp_path, image_size=SMALL).train()
