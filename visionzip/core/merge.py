@@ -37,20 +37,18 @@ def merge_rows(rows: Tensor, metric: Tensor, contextual: int, merge: Merge = "of
     >>> [round(x, 3) for x in merge_rows(rows, keys, contextual=2, merge="average").flatten().tolist()]
     [3.667, 6.0]
     """
-    total = rows.shape[1]
-    stride = total // contextual
+    stride = rows.shape[1] // contextual
     last = contextual * stride
 
     metric = metric / torch.linalg.vector_norm(metric, dim=-1, keepdim=True).clamp_min(torch.finfo(metric.dtype).tiny)
     choice = (metric @ metric[:, :last:stride].transpose(1, 2)).argmax(dim=-1, keepdim=True)  # [T, R, 1]
 
-    row = torch.arange(total, device=rows.device)
-    is_member = ((row % stride != 0) | (row >= last)).unsqueeze(-1)  # [R, 1]
-    joins = (choice == torch.arange(contextual, device=rows.device)) & is_member  # [T, R, contextual]
+    joins = choice.new_zeros(*choice.shape[:2], contextual, dtype=metric.dtype).scatter_(2, choice, 1)
+    joins[:, :last:stride] = 0  # targets join nobody
+    joins = joins.transpose(1, 2)  # [T, contextual, R]
 
     wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    joins = joins.to(wide.dtype).transpose(1, 2)  # [T, contextual, R]
-    members, target = joins @ wide, wide[:, :last:stride]  # [T, contextual, C]
+    members, target = joins.to(wide.dtype) @ wide, wide[:, :last:stride]  # [T, contextual, C]
     count = joins.sum(dim=-1, keepdim=True)  # [T, contextual, 1]
     merged = target + members / count.clamp_min(1) if merge == "official" else (target + members) / (count + 1)
     return merged.to(rows.dtype)

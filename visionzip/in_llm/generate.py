@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionzip.core.stages import stage
 from visionzip.in_llm.tokens import Pruner
 from visionzip.in_llm.walk import prefill, step
 
@@ -26,7 +27,8 @@ def generate(
 ) -> Tensor:
     """Greedy decoding: [B, n] int64, the new tokens only, n <= max_new_tokens; `pad_token_id` behind a row's end.
 
-    Without a pruner the same tokens as transformers' `generate(do_sample=False)`.
+    Without a pruner the same tokens as transformers' `generate(do_sample=False)`. Stages, as on the usual path:
+    "prefill" and "decode", each with its head.
 
     Args:
         model: a causal LM of transformers over a decoder `prefill` knows.
@@ -40,12 +42,15 @@ def generate(
     decoder, head, embedding = model.get_decoder(), model.get_output_embeddings(), model.get_input_embeddings()
     ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id or [])
     end = torch.tensor(ends, dtype=torch.int64, device=embeds.device)
-    state = prefill(decoder, embeds, mask, visual, pruner)
-    new = [head(state.hidden).argmax(dim=-1)]
+    with stage("prefill"):
+        state = prefill(decoder, embeds, mask, visual, pruner)
+        logits = head(state.hidden)
+    new = [logits.argmax(dim=-1)]
     ended = torch.isin(new[0], end)
     while len(new) < max_new_tokens and not (ends and bool(ended.all())):
-        hidden = step(decoder, embedding(new[-1])[:, None], state)
-        token = head(hidden).argmax(dim=-1).masked_fill(ended, pad_token_id)
+        with stage("decode"):
+            logits = head(step(decoder, embedding(new[-1])[:, None], state))
+        token = logits.argmax(dim=-1).masked_fill(ended, pad_token_id)
         ended = ended | torch.isin(token, end)
         new.append(token)
     return torch.stack(new, dim=1)

@@ -10,7 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.stage_listener import Heard
 from tests.visionzip.in_llm.decoders import FAMILIES, LAYERS, prompt, prompts, tiny_llm
+from visionzip.core.stages import listening
 from visionzip.in_llm import FastV, SparseVLM, cache_bytes, generate, prefill, step
 from visionzip.in_llm.walk import _causal
 
@@ -91,6 +93,15 @@ def test_equal_rows_need_no_mask(name: str) -> None:
         alone = prefill(decoder, row, None, marks, PRUNERS[name])
         assert_close(state.hidden[index], alone.hidden[0], atol=1e-4, rtol=1e-4)
         assert_close(hidden[index], step(decoder, embeds[index : index + 1, :1], alone)[0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_stages_are_those_of_the_usual_path(name: str) -> None:
+    model, heard = tiny_llm(), Heard()
+    embeds, visual = prompt(model, 3, 24, 6)
+    with listening(heard):
+        generate(model, embeds, None, visual, PRUNERS[name], max_new_tokens=3)
+    assert heard.names == ["prefill", "decode", "decode"]
 
 
 def test_no_row_of_the_mask_is_empty() -> None:
