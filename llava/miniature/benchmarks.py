@@ -99,7 +99,7 @@ def lines_of(asked: Sequence[Question], rng: Random, again: float = 0.0) -> list
     lines = []
     for number, question in enumerate(asked):
         if question.options:
-            lines.append((_context(rng) + question.prompt, question.answer))
+            lines.append((question.prompt, question.answer))
         else:
             stated = number == 0 or (again > 0 and rng.random() < again)
             lines.append((question.prompt if stated else question.text, question.answer))
@@ -142,7 +142,7 @@ def write_world(out: Path, rows: int, questions: int, workers: int) -> bool:
     shares = {name: source.share for name, source in SOURCES.items()}
     wanted = {
         "mix": {"rows": rows, "sources": shares},
-        "eval": {"questions": questions, "sets": list(EVAL_SETS)},
+        "eval": {"questions": questions, "sets": list(EVAL_SETS), "wordings": "public"},  # some had their own once
     }
     record = out / "world.json"
     done = json.loads(record.read_text()) if record.exists() else {}
@@ -172,10 +172,6 @@ def talk(lines: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
 def option_drill(rng: Random, count: int) -> list[tuple[str, str]]:
     """`count` text-only turns: find the option that was named, say its letter."""
     return [(question.prompt, question.answer) for question in (choose_named(rng) for _ in range(count))]
-
-
-def _context(rng: Random) -> str:
-    return "Context: N/A\n" if rng.random() < 0.3 else ""
 
 
 def arithmetic(rng: Random, count: int) -> list[tuple[str, str]]:

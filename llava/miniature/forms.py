@@ -85,8 +85,7 @@ def teach(question: Question, scene: Scene, rng: Random) -> tuple[str, str]:
 
 
 def _before(question: Question, scene: Scene, rng: Random) -> str:
-    """Lines in front of a choice: MMBench's hint, unless it is the answer, ScienceQA's empty context, or nothing."""
-    luck = rng.random()
-    if luck < HINT_SHARE and question.category != "ground":
-        return f"{hint_of(scene)}\n"
-    return "Context: N/A\n" if luck > 0.7 else ""
+    """The line in front of some choices: a hint as MMBench or as ScienceQA writes it, unless it is the answer."""
+    if question.category == "ground" or rng.random() >= HINT_SHARE:
+        return ""
+    return rng.choice(("", "Context: ")) + f"{hint_of(scene)}\n"

@@ -50,7 +50,7 @@ def turned(question: Question, turn: int) -> tuple[tuple[str, ...], str]:
 
 
 def write_sqa(folder: Path, count: int, workers: int) -> None:
-    """test: `count` questions with a picture, and one without after every fourth of them."""
+    """test: `count` questions with a picture, every fifth with a hint, and one without after every fourth of them."""
     here = folder / "scienceqa"
     rows, problems, pictures = [], {}, []
     text_only = iter(seeds_of("sqa")[::-1])
@@ -60,8 +60,9 @@ def write_sqa(folder: Path, count: int, workers: int) -> None:
             seed = next(text_only)
             asked.append((seed, ask.choose_named(Random(f"sqa-{seed}")), False))
         for seed, question, pictured in asked:
-            rows.append(_sqa_row(str(seed), question, pictured))
-            problems[str(seed)] = _sqa_problem(question, pictured)
+            hint = hint_of(one.scene) if pictured and number % 5 == 0 else ""
+            rows.append(_sqa_row(str(seed), question, pictured, hint))
+            problems[str(seed)] = _sqa_problem(question, pictured, hint)
         pictures.append((here / "images" / "test" / str(one.scene.seed) / "image.png", one.scene))
     paint(pictures, workers)
     write_json(here / "llava_test_CQM-A.json", rows)
@@ -69,24 +70,24 @@ def write_sqa(folder: Path, count: int, workers: int) -> None:
     write_json(here / "pid_splits.json", {"train": [], "val": [], "test": [row["id"] for row in rows]})
 
 
-def _sqa_row(identity: str, question: Question, pictured: bool) -> dict[str, Any]:
-    text = "\n".join(["Context: N/A", question.text, *_lettered(question)])
+def _sqa_row(identity: str, question: Question, pictured: bool, hint: str) -> dict[str, Any]:
+    text = "\n".join([*([f"Context: {hint}"] if hint else []), question.text, *_lettered(question)])
     return {
         "id": identity,
         **({"image": f"{identity}/image.png"} if pictured else {}),
         "conversations": [
             {"from": "human", "value": f"<image>\n{text}" if pictured else text},
-            {"from": "gpt", "value": f"The answer is {question.answer}."},
+            {"from": "gpt", "value": question.answer},
         ],
     }
 
 
-def _sqa_problem(question: Question, pictured: bool) -> dict[str, Any]:
+def _sqa_problem(question: Question, pictured: bool, hint: str) -> dict[str, Any]:
     return {
         "question": question.text,
         "choices": list(question.options),
         "answer": "ABCD".index(question.answer),
-        "hint": "",
+        "hint": hint,
         "image": "image.png" if pictured else None,
         "subject": "natural science" if pictured else "language science",
         "topic": "physics" if pictured else "vocabulary",
@@ -104,9 +105,7 @@ def write_mmbench(folder: Path, count: int, workers: int) -> None:
 def write_mmbench_cn(folder: Path, count: int, workers: int) -> None:
     """dev in the Chinese file's layout. Some questions have three options.
 
-    Its text stays English, which is all the miniature's model reads; the program that asks adds the Chinese suffix. The
-    shipped model never met that suffix and gets no row right (LOG.md, 2026-11-27): this twin tests files and programs,
-    it compares no methods.
+    Its text stays English, which is all the miniature's model reads; the program that asks adds the Chinese suffix.
     """
     asked = ask_scenes("mmbench_cn", -(-count // 2), one_of(ask.choose_attribute, ask.choose_place, ask.choose_extreme))
     _write_table(folder / "mmbench_cn" / "mmbench_dev_cn_20231003.tsv", asked, workers)

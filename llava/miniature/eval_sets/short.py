@@ -8,7 +8,7 @@ from llava.miniature import forms
 from llava.miniature import questions as ask
 from llava.miniature.eval_sets.scenes import ask_scenes, each, one_of, ten_people
 from llava.miniature.files import paint, write_json, write_lines
-from llava.miniature.forms import PERMISSION, UNANSWERABLE, mistakes
+from llava.miniature.forms import UNANSWERABLE, mistakes
 from llava.miniature.questions import Question
 from llava.miniature.world import DIGITS, Scene
 
@@ -78,17 +78,13 @@ def write_gqa(folder: Path, count: int, workers: int) -> None:
 
 
 def write_vizwiz(folder: Path, count: int, workers: int) -> None:
-    """test, one question a picture; some ask about what is not there. test.json holds the answers here.
-
-    The public prompt has the permission not to answer behind the question; here it stands in front, since the
-    miniature's model, which never met it, takes a question with such a line behind it for another kind.
-    """
+    """test, one question a picture; some ask about what is not there. test.json holds the answers here."""
     asked = ask_scenes("vizwiz", count, ask_blindly)
     here = folder / "vizwiz"
     lines, annotations = [], []
     for number, (scene, question) in enumerate(each(asked)):
         image = f"VizWiz_test_{scene.seed:08d}.jpg"
-        lines.append(_line(number, image, f"{PERMISSION}\n{question.prompt}"))
+        lines.append(_line(number, image, forms.with_permission(question)))
         annotations.append(_vizwiz_annotation(scene, question, image))
     paint([(here / "test" / row["image"], one.scene) for row, one in zip(annotations, asked, strict=True)], workers)
     write_lines(here / "llava_test.jsonl", lines)
@@ -126,19 +122,13 @@ def _vizwiz_annotation(scene: Scene, question: Question, image: str) -> dict[str
 
 
 def write_textvqa(folder: Path, count: int, workers: int) -> None:
-    """val of TextVQA 0.5.1; the question file's ids are those of the pictures, some of which are asked about twice.
-
-    The OCR line stands in front of the question, the other of the two places where the public scorer looks for it: the
-    miniature's model reads on over an unknown line in front, not over one behind.
-    """
+    """val of TextVQA 0.5.1; the question file's ids are those of the pictures, some of which are asked about twice."""
     asked = ask_scenes("textvqa", count, ask_to_read, wants_text=True)
     here = folder / "textvqa"
     lines, annotations = [], []
     for scene, question in each(asked):
         image = f"{scene.seed:016x}"
-        tokens = ", ".join(ocr_tokens(scene))
-        text = f"Reference OCR token: {tokens}\n{question.prompt}"
-        lines.append(_line(image, f"{image}.jpg", text))
+        lines.append(_line(image, f"{image}.jpg", forms.with_tokens(question, ocr_tokens(scene))))
         rng = Random(f"textvqa-people-{scene.seed}-{question.category}")
         annotations.append({
             "question_id": 34_602 + len(annotations),

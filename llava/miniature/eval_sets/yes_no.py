@@ -8,6 +8,7 @@ from typing import Any
 from llava.miniature import questions as ask
 from llava.miniature.eval_sets.scenes import Asked, ask_scenes, scenes_of
 from llava.miniature.files import paint, write_lines
+from llava.miniature.forms import shortly
 from llava.miniature.questions import YES_NO, Question
 from llava.miniature.world import DIGITS, GROUNDS, Scene
 from llava.utils import write_text
@@ -61,9 +62,8 @@ def _pope_labels(asked: list[Asked], kind: str) -> list[dict[str, Any]]:
 def write_mme(folder: Path, count: int, workers: int) -> None:
     """All fourteen categories by turns, two questions a picture; which of them comes first is chance.
 
-    As in the public files the labels' wording ends in "Please answer yes or no." and the question file's has a suffix
-    on a line of its own. There it is LLaVA's short-answer line; here it is the yes-or-no line, without which the
-    miniature's model answers such questions with a number.
+    As in the public files the labels' wording ends in "Please answer yes or no."; the question file has the
+    short-answer suffix instead.
     """
     names = tuple(MME_CATEGORIES)
     lines: list[dict[str, Any]] = []
@@ -81,8 +81,8 @@ def write_mme(folder: Path, count: int, workers: int) -> None:
         gold = "".join(f"{text} {YES_NO}\t{answer}\n" for text, answer in zip(pair, ("Yes", "No"), strict=True))
         write_text(release / category / ("questions_answers_YN" if inner else "") / f"{file}.txt", gold)
         for text in rng.sample(pair, 2):
-            row = {"question_id": f"{category}/{file}.jpg", "image": image}
-            lines.append({**row, "text": f"{text}\n{YES_NO}", "category": category})
+            row = {"question_id": image, "image": image}
+            lines.append({**row, "text": shortly(text), "category": category})
         pictures.append((release / image, scene))
         if len(lines) >= count:
             break

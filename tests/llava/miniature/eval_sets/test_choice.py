@@ -21,15 +21,17 @@ def test_sqa(root, whole):
     assert set(problems) == {row["id"] for row in rows}
     pictured = [row for row in rows if "image" in row]
     assert len(pictured) == 40 and len(rows) == 50
+    assert sum(bool(problem["hint"]) for problem in problems.values()) == 8
     for row in rows:
         problem, (human, assistant) = problems[row["id"]], row["conversations"]
         assert set(problem) == {
             "question", "choices", "answer", "hint", "image", "subject", "topic", "grade", "split",
         }  # fmt: skip
         lettered = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCDE", problem["choices"], strict=False))
-        text = f"Context: N/A\n{problem['question']}\n{lettered}"
+        context = f"Context: {problem['hint']}\n" if problem["hint"] else ""
+        text = f"{context}{problem['question']}\n{lettered}"
         assert human == {"from": "human", "value": f"<image>\n{text}" if "image" in row else text}
-        assert assistant == {"from": "gpt", "value": f"The answer is {'ABCDE'[problem['answer']]}."}
+        assert assistant == {"from": "gpt", "value": "ABCDE"[problem["answer"]]}
         assert problem["split"] == "test" and problem["image"] == ("image.png" if "image" in row else None)
         gold = problem["choices"][problem["answer"]]
         if "image" not in row:
@@ -39,6 +41,7 @@ def test_sqa(root, whole):
         with Image.open(root / "scienceqa/images/test" / row["image"]) as picture:
             assert picture.format == "PNG"
         side = problem["question"].removesuffix("?").split()[-1]
+        assert problem["hint"] in ("", f"The background is {sample_scene(int(row['id'])).ground}.")
         axis, sign = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}[side]
         things = sample_scene(int(row["id"])).things
         assert min(things, key=lambda thing: sign * thing.center[axis]).shape == gold

@@ -88,11 +88,11 @@ def test_vizwiz(root, lines, whole):
     for row in asked:
         label = annotations[row["image"]]
         assert set(row) == KEYS
-        assert sorted(row["text"].split("\n")) == sorted((
+        assert row["text"].split("\n") == [
             label["question"],
             "When the provided information is insufficient, respond with 'Unanswerable'.",
             SHORT,
-        ))
+        ]
         assert set(label) == {"image", "question", "answers", "answer_type", "answerable"}
         assert len(label["answers"]) == 10
         assert all(set(said) == {"answer", "answer_confidence"} for said in label["answers"])
@@ -113,7 +113,7 @@ def test_textvqa(root, lines, whole):
     assert len({label["question_id"] for label in labels}) == len(labels)
     shared = right = 0
     for row in asked:
-        tokens, question, suffix = row["text"].split("\n")
+        question, tokens, suffix = row["text"].split("\n")
         assert set(row) == KEYS and suffix == SHORT and tokens.startswith("Reference OCR token: ")
         label = annotations[row["question_id"], question.lower()]
         assert set(label) == {
