@@ -4,7 +4,8 @@
 #   bash scripts/miniature/train_base.sh
 #   THREADS=4 bash scripts/miniature/train_base.sh       # CPU threads (default 2)
 #
-# The shipped weights were made by the recipe before this one: two stages of the tower, AdamW alone, no lists (LOG.md, 2026-11-25).
+# The shipped weights were made by the recipe before this one (two stages of the tower, AdamW alone, no lists: LOG.md, 2026-11-25)
+# and then by the last stage here, which teaches the wordings of the public question files.
 #
 # Safe to interrupt and run again: finished steps are kept (below checkpoints/miniature), the language model resumes.
 set -euo pipefail
@@ -55,3 +56,5 @@ train parts
 train questions
 "$PYTHON" -m llava.miniature.base release --earlier "$WORK/captions" --earlier "$WORK/parts" --trained "$WORK/questions"
 cp "$TOWER"/* playground/miniature/clip-mini-patch14-168/
+train forms
+"$PYTHON" -m llava.miniature.base release --earlier playground/miniature/llava-mini-v1.5 --trained "$WORK/forms"
