@@ -15,8 +15,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from llava.conversation import conversation_mode, get_conversation
 from llava.eval.answerer import Decoding, LlavaAnswerer
 from llava.eval.generate import Generation, generate_here
+from llava.eval.inputs import answer_inputs
 from llava.eval.loading import load_model
 from llava.eval.methods import METHODS, apply_method, requested_budget
 from llava.eval.question_set import QuestionSet
@@ -24,6 +26,8 @@ from llava.eval.shards import Shard
 from llava.model.fast import FastGenerator, longest_rows
 
 logger = logging.getLogger(__name__)
+
+NOT_TOLD = "llava_v0"  # what `conversation_mode` says where a name tells nothing
 
 QuestionFile = Annotated[Path, typer.Option("--question-file", help="The benchmark's public question file.")]
 ImageFolder = Annotated[Path, typer.Option("--image-folder", help="Where the questions' pictures lie.")]
@@ -152,17 +156,20 @@ def answer(asked: QuestionSet, options: AnswerOptions) -> Generation | None:
     launcher. None: another rank merges.
 
     Raises:
-        ValueError: see `open_answerer`; a broken picture.
+        ValueError: see `open_answerer`; a missing or broken picture; an answer file that others began.
     """
     shard = Shard(options.chunk_idx, options.num_chunks)
     target = options.answers_file
+    pictures = asked.picture_digest()  # a missing picture is told before the model is loaded
+    answerer = open_answerer(options)
     outcome = generate_here(
-        open_answerer(options),
+        answerer,
         asked,
         target,
         shard=shard,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
+        made_from=answer_inputs(options.model_path, options.model_base, asked, pictures),
         title=target.name,
     )
     typer.echo(_summary(outcome, target))
@@ -176,7 +183,22 @@ def conversation_for(model_name: str, conv_mode: str) -> str:
     if "plain" in lowered and "finetune" not in lowered and "mmtag" not in conv_mode:
         logger.warning("%s is a pre-trained model: using conversation mode %s_mmtag", model_name, conv_mode)
         return f"{conv_mode}_mmtag"
+    warn_of_template(model_name, conv_mode)
     return conv_mode
+
+
+def warn_of_template(model_name: str, conv_mode: str) -> None:
+    """Say it where a model's name tells that it was trained on another family of templates. (Released v1.5 and v1.6
+    models of Vicuna are benchmarked with vicuna_v1 and chat with llava_v1: one family.)"""
+    fitting = conversation_mode(model_name)
+    known = fitting != NOT_TOLD or "v0" in model_name.lower()
+    if known and get_conversation(fitting).version != get_conversation(conv_mode).version:
+        logger.warning(
+            "the name %s suggests the conversation template %s, it is asked with %s: see --conv-mode",
+            model_name,
+            fitting,
+            conv_mode,
+        )
 
 
 def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:

@@ -206,8 +206,7 @@ def _row_lengths(model: Any) -> Iterator[list[int]]:
 
 @dataclass
 class LlavaAnswerer:
-    """A loaded LLaVA model as the generation loop's answerer. `source` goes into the settings of the answer file;
-    `fast` does not: like the batch size it changes the time, and tokens by rounding at most."""
+    """A loaded LLaVA model as the generation loop's answerer. `source` goes into the settings of the answer file."""
 
     model: Any
     tokenizer: Any
@@ -228,6 +227,11 @@ class LlavaAnswerer:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             **self.source,
         }
+
+    @property
+    def how(self) -> Mapping[str, Any]:
+        """Attention kernel, and whether the fast path answered: like the batch size they change the time."""
+        return {"attention": self.model.config._attn_implementation, "fast": self.fast is not None}
 
     def load(self, question: Question, image: Image.Image | None) -> Prompt:
         """Render the prompt and prepare the image.

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from llava.eval.question_set import QuestionSet
 from llava.eval.records import (
+    COPY,
     Answer,
     Question,
     dump_line,
@@ -32,12 +33,14 @@ from llava.eval.records import (
     recover_answers,
     write_lines,
 )
-from llava.eval.shards import Shard, launched_shard, part_files
+from llava.eval.shards import Shard, launched_shard, part_files, process_start
 from llava.utils import write_text
 
 logger = logging.getLogger(__name__)
 
 VISUAL_TOKENS = "visual_tokens"
+MADE_FROM = "made_from"
+_ELSEWHERE = "or answer into another file (--answers-file; --name of run_benchmark)"
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,16 @@ class Reply:
 
 class Answerer(Protocol):
     """The model side of the loop. `settings` is everything that changes answers; it is kept beside the answer
-    file."""
+    file. `how` changes the time, and tokens by rounding at most; a record's stamp keeps it."""
 
     @property
     def model_id(self) -> str: ...
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def how(self) -> Mapping[str, Any]: ...
 
     def load(self, question: Question, image: Image.Image | None) -> Any:
         """Prepare one question and its image (RGB); may run in a worker process."""
@@ -87,23 +93,25 @@ def generate(
     shard: Shard = Shard(),  # noqa: B008 - frozen
     num_workers: int = 0,
     also_done: Sequence[Path] = (),
+    made_from: Mapping[str, str] | None = None,
     title: str = "",
 ) -> Generation:
     """Answer this shard of the questions into `answers_file`, going on where a former run stopped.
 
     Args:
         also_done: further answer files whose ids need not be asked again (other ranks' parts).
+        made_from: hashes, by name, of what answers depend on beside the settings: weights, pictures.
         title: what the progress bar says; no bar without it or without a terminal.
 
     Raises:
-        ValueError: a missing or corrupt image (file and id are named), or an answer file that other settings or
-            another question text made.
+        ValueError: a missing or corrupt image (file and id are named), or an answer file that other settings, other
+            inputs or another question text made.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
     questions = shard.take(asked.questions)
     target = Path(answers_file)
-    _check_settings(answerer, target, also_done)
+    _check_settings(answerer, target, also_done, made_from or {})
     done = _collect_done(questions, [target, *also_done], own=target)
     todo = [question for question in questions if question.key not in done]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,28 +133,29 @@ def generate_part(
     answers_file: str | Path,
     *,
     shard: Shard,
-    launch: str | None = None,
     **options: Any,
 ) -> Generation | None:
     """`generate` as one rank of many: writes a part file, and the rank that finishes last merges all parts by id.
-
-    Args:
-        launch: what the ranks of one launch share; default: their parent process.
 
     Returns:
         The whole file's outcome on the rank that merged, else None.
     """
     target = Path(answers_file)
+    _forget_former_claim(target)
     others = [target, *part_files(target)]
     mine = generate(answerer, asked, shard.part_file(target), shard=shard, also_done=others, **options)
     questions = asked.questions
     parts = [list(key_answers(questions, recover_answers(path))) for path in (target, *part_files(target))]
     wanted = {question.key for question in questions}
-    if wanted - {key for part in parts for key, _ in part} or not _claim(target, launch or str(os.getppid())):
+    if wanted - {key for part in parts for key, _ in part} or not _claim(target):
         return None
-    merged = merge_answers(questions, [[answer for key, answer in part if key in wanted] for part in parts])
-    write_text(settings_file(target), settings_file(shard.part_file(target)).read_text(encoding="utf-8"))
-    write_lines(target, [answer.to_row() for answer in merged])
+    try:
+        merged = merge_answers(questions, [[answer for key, answer in part if key in wanted] for part in parts])
+        write_text(settings_file(target), settings_file(shard.part_file(target)).read_text(encoding="utf-8"))
+        write_lines(target, [answer.to_row() for answer in merged])
+    except BaseException:
+        _claim_file(target).unlink(missing_ok=True)
+        raise
     return Generation(merged, mine.asked, mean_tokens(merged))
 
 
@@ -174,17 +183,27 @@ def generate_here(
     return generate(answerer, asked, answers_file, shard=shard, also_done=parts, **options)
 
 
-def _claim(target: Path, launch: str) -> bool:
-    """Whether this rank merges and scores. Several may find everything answered; the first of a launch takes it."""
-    mark = target.with_name(f".{target.name}.{launch}.claim")
+def _claim(target: Path) -> bool:
+    """Whether this rank merges and scores. Several may find everything answered; the first of a launch takes it, and
+    its claim stays: a rank that comes after the merging must not score again."""
     try:
-        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+        os.close(os.open(_claim_file(target), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
-    for old in target.parent.glob(f".{target.name}.*.claim"):
-        if old != mark:
-            old.unlink(missing_ok=True)
     return True
+
+
+def _forget_former_claim(target: Path) -> None:
+    """Take away the claim of a former launch. It is known by its age: a launcher's ids come again (containers), and
+    two nodes of one launch may have different ones."""
+    claim = _claim_file(target)
+    with suppress(FileNotFoundError):
+        if claim.stat().st_mtime < process_start():
+            claim.unlink()
+
+
+def _claim_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.claim")
 
 
 def mean_tokens(answers: Iterable[Answer]) -> float | None:
@@ -238,10 +257,15 @@ def _ask(answerer: Answerer, batch: Sequence[Question], loaded: Sequence[Any]) -
             prompt=question.text,
             text=reply.text,
             model_id=answerer.model_id,
-            metadata={} if question.image is None else {VISUAL_TOKENS: reply.visual_tokens},
+            metadata=_metadata(question, reply),
         )
         for question, reply in zip(batch, replies, strict=True)
     ]
+
+
+def _metadata(question: Question, reply: Reply) -> dict[str, Any]:
+    tokens = {} if question.image is None else {VISUAL_TOKENS: reply.visual_tokens}
+    return tokens if question.copy is None else {**tokens, COPY: question.copy}
 
 
 def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Path) -> dict[str, Answer]:
@@ -260,34 +284,53 @@ def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Pat
             if answer.prompt != texts[key]:
                 raise ValueError(
                     f"{file}: question_id {answer.question_id!r} was answered for the prompt {answer.prompt!r}, the "
-                    f"question file now says {texts[key]!r}; delete the answer file or choose another path"
+                    f"question file now says {texts[key]!r}; delete the answer file {_ELSEWHERE}"
                 )
             done.setdefault(key, answer)
     return done
 
 
-def _check_settings(answerer: Answerer, answers_file: Path, also_done: Sequence[Path]) -> None:
-    """An answer file is only continued under the settings that began it; for a new file they are noted down.
+def _check_settings(
+    answerer: Answerer, answers_file: Path, also_done: Sequence[Path], made_from: Mapping[str, str]
+) -> None:
+    """An answer file is only continued under the settings and from the inputs that began it; for a new file they are
+    noted down.
 
     Raises:
-        ValueError: naming the settings that differ, or that the file is not ours.
+        ValueError: naming the files that others began, what differs in the first, or that it is not ours.
     """
-    mine = json.loads(json.dumps({"model_id": answerer.model_id, **answerer.settings}))
+    mine = json.loads(json.dumps({"model_id": answerer.model_id, **answerer.settings, MADE_FROM: dict(made_from)}))
+    others: dict[Path, str] = {}
     for file in (answers_file, *also_done):
         record = settings_file(file)
         if not file.exists() or file.stat().st_size == 0:
             continue
         if not record.exists():
             raise ValueError(
-                f"{file} holds answers but {record.name} is missing, so it is unknown what made them; delete it or "
-                f"choose another path"
+                f"{file} holds answers but {record.name} is missing, so it is unknown what made them; delete it "
+                f"{_ELSEWHERE}"
             )
-        theirs = json.loads(record.read_text(encoding="utf-8"))
-        differing = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        differing = _differing(json.loads(record.read_text(encoding="utf-8")), mine)
         if differing:
-            shown = "; ".join(f"{key}: {theirs.get(key)!r} then, {mine.get(key)!r} now" for key in differing)
-            raise ValueError(f"{file} was begun with other settings ({shown}); delete it or choose another path")
+            others[file] = differing
+    if others:
+        file, told = next(iter(others.items()))
+        names = ", ".join(other.name for other in others)
+        raise ValueError(f"{file} was begun with other {told}; to ask anew delete {names}, {_ELSEWHERE}")
     write_text(settings_file(answers_file), json.dumps(mine, indent=2, ensure_ascii=False) + "\n")
+
+
+def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """What differs between the settings of a former run and ours, in words; "" where nothing does."""
+    settings = sorted(
+        key for key in mine.keys() | theirs.keys() if key != MADE_FROM and mine.get(key) != theirs.get(key)
+    )
+    if settings:
+        shown = "; ".join(f"{key}: {theirs.get(key)!r} then, {mine.get(key)!r} now" for key in settings)
+        return f"settings ({shown})"
+    then, now = theirs.get(MADE_FROM, {}), mine[MADE_FROM]
+    inputs = [name for name in dict.fromkeys((*now, *then)) if then.get(name) != now.get(name)]
+    return f"inputs than are there now ({', '.join(inputs)})" if inputs else ""
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import json
 from functools import cache
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
+
 from llava.eval.question_set import QuestionSet
 from llava.eval.tasks.base import Benchmark
 from llava.provenance import sha256_file
@@ -42,6 +44,31 @@ def task_inputs(benchmark: Benchmark, root: Path, asked: QuestionSet) -> dict[st
     files = (benchmark.questions, *benchmark.annotations)
     hashes = {name: _hash_of(root / name) for name in files if (root / name).exists()}
     return {**hashes, "images": asked.picture_digest()}
+
+
+def answer_inputs(path: str, base: str | None, asked: QuestionSet, pictures: str) -> dict[str, str]:
+    """What answers depend on beside the settings, by name; call it when the model is loaded, so that a hub model's
+    revision is known.
+
+    Args:
+        pictures: the digest of the pictures asked about.
+    """
+    weights = checkpoint_files(path, base)
+    hub = {role: weights[role] for role in ("model", "base", "tower") if role in weights}
+    revisions = {f"revision of {role}": found for role, name in hub.items() if (found := _revision(name)) is not None}
+    about = "".join(f"{question.question_id}\t{question.image}\n" for question in asked.questions)
+    return {
+        **weights,
+        **revisions,
+        "questions and their pictures": hashlib.sha256(about.encode()).hexdigest(),
+        "pictures": pictures,
+    }
+
+
+def _revision(name: str) -> str | None:
+    """The commit of a hub model that lies in the cache, None if none does."""
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent.name if isinstance(found, str) else None
 
 
 def _hash_of(place: Path) -> str:

@@ -11,6 +11,8 @@ from PIL import Image
 from llava.eval.records import Question, read_questions
 from llava.mm_utils import load_image, load_image_from_base64
 
+_SHOWN = 5
+
 
 class Pictures(Protocol):
     """Where a question's `image` is found by name. Both methods raise ValueError naming a picture that is not there."""
@@ -20,15 +22,16 @@ class Pictures(Protocol):
         ...
 
     def digest(self, names: Iterable[str]) -> str:
-        """Changes when one of these pictures does."""
+        """Changes when one of these pictures does; all must be there."""
         ...
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Picture files below a folder."""
+    """Picture files below a folder. obtain: where missing ones come from, for the message."""
 
     path: Path
+    obtain: str = ""
 
     def open(self, name: str) -> Image.Image:
         return load_image(self.path / name)
@@ -36,9 +39,20 @@ class Folder:
     def digest(self, names: Iterable[str]) -> str:
         """By name and size: reading tens of thousands of files would take longer than answering."""
         digest = hashlib.sha256()
-        for name in sorted(set(names)):
+        wanted = sorted(set(names))
+        missing: list[str] = []
+        for name in wanted:
             file = self.path / name
-            digest.update(f"{name}:{file.stat().st_size if file.is_file() else 'missing'}\n".encode())
+            if file.is_file():
+                digest.update(f"{name}:{file.stat().st_size}\n".encode())
+            else:
+                missing.append(name)
+        if missing:
+            shown = ", ".join([*missing[:_SHOWN], *(["..."] if len(missing) > _SHOWN else [])])
+            raise ValueError(
+                f"{len(missing)} of {len(wanted)} pictures are not in {self.path}: {shown}"
+                f"{f'; {self.obtain}' if self.obtain else ''}"
+            )
         return digest.hexdigest()
 
 
@@ -78,14 +92,21 @@ class QuestionSet:
         return QuestionSet(self.questions[:limit], self.pictures)
 
     def picture_digest(self) -> str:
-        """Changes when a picture of these questions does."""
+        """Changes when a picture of these questions does.
+
+        Raises:
+            ValueError: pictures that are not there: how many, the first names, the folder and where to get them.
+        """
         return self.pictures.digest(question.image for question in self.questions if question.image is not None)
 
 
-def read_question_set(question_file: str | Path, image_folder: str | Path) -> QuestionSet:
+def read_question_set(question_file: str | Path, image_folder: str | Path, obtain: str = "") -> QuestionSet:
     """A JSON-lines question file and a folder of pictures.
+
+    Args:
+        obtain: where missing pictures come from.
 
     Raises:
         ValueError: see `read_questions`.
     """
-    return QuestionSet(tuple(read_questions(question_file)), Folder(Path(image_folder)))
+    return QuestionSet(tuple(read_questions(question_file)), Folder(Path(image_folder), obtain))

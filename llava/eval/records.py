@@ -3,7 +3,8 @@
 Question line: {"question_id", "image" (path below an image folder; absent = text only), "text"[, "category"]}.
 Answer line: {"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}.
 Ids may be numbers or strings; they are compared as strings (`1` and `"1"` are one id). The public files of MME and
-TextVQA ask several questions under one id, the picture's: there the text of the question tells them apart.
+TextVQA ask several questions under one id, the picture's: there the text of the question tells them apart. A line that
+stands there twice is asked, answered and counted twice, as the public programs do: its copies are numbered.
 """
 
 import hashlib
@@ -21,24 +22,27 @@ logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 ANSWER_KEYS = ("question_id", "prompt", "text", "answer_id", "model_id", "metadata")
+COPY = "copy"  # in an answer's metadata: which of the equal lines it answers
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Question:
     """One line of a question file. `text` carries the benchmark's own suffix; `image` is None for a text-only
-    question; `shares_id`: other questions of the file have the same id."""
+    question; `shares_id`: other questions of the file have the same id; `copy`: 1, 2, ... where the same line stands
+    there more than once."""
 
     question_id: str | int
     text: str
     image: str | None = None
     category: str | None = None
     shares_id: bool = False
+    copy: int | None = None
 
     @property
     def key(self) -> str:
-        """What answers are joined by: the id, and the text where the id is shared."""
-        return _key(self.question_id, self.text, self.shares_id)
+        """What answers are joined by: the id, the text where the id is shared, the number of a second copy."""
+        return _numbered(_key(self.question_id, self.text, self.shares_id), self.copy)
 
 
 @dataclass(frozen=True)
@@ -80,25 +84,40 @@ def read_questions(path: str | Path) -> list[Question]:
     """A question file in its own order.
 
     Raises:
-        ValueError: missing file, malformed line, missing or mistyped field, or a question that comes twice; file,
-        line and id are named.
+        ValueError: missing file, malformed line, missing or mistyped field, or two questions that only their picture
+        or category tells apart; file, line and id are named.
     """
     file = Path(path)
     questions: list[Question] = []
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], tuple[int, Question]] = {}
     for number, line in _lines(file):
         question = _question(file, number, _parse_line(file, number, line))
-        first = seen.setdefault((str(question.question_id), question.text), number)
-        if first != number:
+        first, former = seen.setdefault((str(question.question_id), question.text), (number, question))
+        if (former.image, former.category) != (question.image, question.category):
             raise ValueError(
                 f"{file} line {number}: question_id {question.question_id!r} was used on line {first} already, for the "
-                f"same text; answers are joined by them, so give every question its own id"
+                f"same text and another picture or category; answers are joined by id and text, so give every question "
+                f"its own id"
             )
         questions.append(question)
     if not questions:
         raise ValueError(f"{file}: expected at least one question, found none")
-    times = Counter(str(question.question_id) for question in questions)
-    return [replace(question, shares_id=times[str(question.question_id)] > 1) for question in questions]
+    return tell_apart(questions)
+
+
+def tell_apart(questions: Sequence[Question]) -> list[Question]:
+    """The same questions, so marked that each has a key of its own: ids that several share, and copies of one line."""
+    texts: dict[str, Counter[str]] = {}
+    for question in questions:
+        texts.setdefault(str(question.question_id), Counter())[question.text] += 1
+    given: Counter[tuple[str, str]] = Counter()
+    told = []
+    for question in questions:
+        identity = str(question.question_id)
+        given[identity, question.text] += 1
+        copy = given[identity, question.text] if texts[identity][question.text] > 1 else None
+        told.append(replace(question, shares_id=len(texts[identity]) > 1, copy=copy))
+    return told
 
 
 def read_answers(path: str | Path) -> list[Answer]:
@@ -146,10 +165,21 @@ def recover_answers(path: str | Path, repair: bool = False) -> list[Answer]:
 
 
 def key_answers(questions: Sequence[Question], answers: Iterable[Answer]) -> Iterator[tuple[str, Answer]]:
-    """Answers with the key of the question each belongs to, whether or not that is one of these."""
+    """Answers with the key of the question each belongs to, whether or not that is one of these.
+
+    Answers to copies of one question say which they are for; where they do not (a public program wrote them), the first
+    is for the first copy.
+    """
     shared = {str(question.question_id) for question in questions if question.shares_id}
+    copied = {str(question.question_id) for question in questions if question.copy is not None}
+    given: Counter[str] = Counter()
     for answer in answers:
-        yield _key(answer.question_id, answer.prompt, str(answer.question_id) in shared), answer
+        identity = str(answer.question_id)
+        key = _key(answer.question_id, answer.prompt, identity in shared)
+        if identity in copied:
+            given[key] += 1
+            key = _numbered(key, answer.metadata.get(COPY, given[key]))
+        yield key, answer
 
 
 def merge_answers(questions: Sequence[Question], parts: Iterable[Sequence[Answer]]) -> list[Answer]:
@@ -207,6 +237,10 @@ def dump_line(row: Row) -> str:
 
 def _key(identity: str | int, text: str, shared: bool) -> str:
     return f"{identity}: {text}" if shared else str(identity)
+
+
+def _numbered(key: str, copy: int | None) -> str:
+    return key if copy is None or copy == 1 else f"{key} (copy {copy})"
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -2,12 +2,15 @@
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+_LOADED = time.time()
+_START_FIELD = 19  # of /proc/self/stat behind the program's name: start in clock ticks since boot
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,19 @@ def launched_shard(environ: Mapping[str, str] | None = None) -> Shard | None:
             f"expected whole numbers in RANK and WORLD_SIZE, got {env['RANK']!r}, {env['WORLD_SIZE']!r}"
         ) from error
     return Shard(rank, world) if world > 1 else None
+
+
+def process_start() -> float:
+    """When this process began, in seconds since 1970; where the system does not say, when this file was loaded.
+
+    The ranks of a launch begin together, so what a launch wrote is younger than any of its ranks.
+    """
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[_START_FIELD]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, IndexError, ValueError):
+        return _LOADED
+    return time.time() - age
 
 
 def part_files(answers_file: Path) -> list[Path]:

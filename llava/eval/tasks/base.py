@@ -140,7 +140,8 @@ class Benchmark:
         if self.reader is not None:
             return self.reader(root)
         assert self.images is not None, f"{self.name}: pictures in the question file need a reader"
-        return read_question_set(require(root / self.questions, self.obtain), require(root / self.images, self.obtain))
+        questions, images = (require(root / name, self.obtain) for name in (self.questions, self.images))
+        return read_question_set(questions, images, self.obtain)
 
     def require_files(self, root: Path) -> None:
         """All files are there; annotations may be missing where a server has them.

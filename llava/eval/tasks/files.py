@@ -1,13 +1,12 @@
 """What the benchmarks' annotation files have in common: reading them, and joining them to questions."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar
 
-from llava.eval.records import Answer, Question
+from llava.eval.records import Answer, Question, tell_apart
 from llava.eval.tasks.base import Reference, require
 from llava.utils import write_text
 
@@ -92,10 +91,7 @@ def first_line(text: str) -> str:
 
 def questions_of(answers: Sequence[Answer]) -> list[Question]:
     """The questions an answer file was made from, as far as it tells: id and text."""
-    times = Counter(str(answer.question_id) for answer in answers)
-    return [
-        Question(answer.question_id, answer.prompt, shares_id=times[str(answer.question_id)] > 1) for answer in answers
-    ]
+    return tell_apart([Question(answer.question_id, answer.prompt) for answer in answers])
 
 
 def write_json_file(target: Path, value: Any, indent: int | None = None) -> Path:

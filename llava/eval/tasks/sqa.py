@@ -71,7 +71,7 @@ def read_questions(file: Path, images: Path, single_pred_prompt: bool = True) ->
         raise ValueError(f"{file}: expected at least one question, found none")
     ids = [question.key for question in questions]
     check_ids(ids, ids, f"questions in {file}")
-    return QuestionSet(questions, Folder(images))
+    return QuestionSet(questions, Folder(images, OBTAIN))
 
 
 def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference]:

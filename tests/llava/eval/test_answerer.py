@@ -80,6 +80,24 @@ def test_batch_size_changes_no_answer(answerer, questions, tmp_path, budget):
     assert "visual_tokens" not in one.answers[10].metadata
 
 
+def test_the_order_of_the_questions_changes_no_answer(answerer, questions, tmp_path):
+    """Other neighbours in a batch, other padding, other shards."""
+    straight = run(answerer, questions, tmp_path / "a.jsonl", batch_size=4).answers
+    lines = (questions / "q.jsonl").read_text().splitlines(keepends=True)
+    shuffled = [lines[index] for index in torch.randperm(len(lines), generator=torch.Generator().manual_seed(1))]
+    assert shuffled != lines
+    (tmp_path / "q.jsonl").write_text("".join(shuffled))
+    asked = read_question_set(tmp_path / "q.jsonl", questions)
+    for count in (1, 3):
+        parts = [
+            generate(answerer, asked, tmp_path / f"{count}-{index}.jsonl", batch_size=4, shard=Shard(index, count))
+            for index in range(count)
+        ]
+        given = [answer for part in parts for answer in part.answers]
+        assert [answer.question_id for answer in given] == [question.question_id for question in asked.questions]
+        assert sorted(given, key=lambda answer: answer.question_id) == straight
+
+
 def test_a_torn_file_and_shards_give_the_answers_of_one_run(answerer, questions, tmp_path):
     whole = run(answerer, questions, tmp_path / "whole.jsonl", batch_size=4).answers
     torn = tmp_path / "torn.jsonl"

@@ -1,6 +1,8 @@
 """The generation loop with a stub for the model: resume, shards, settings, errors."""
 
 import json
+import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +12,8 @@ from PIL import Image
 
 from llava.eval.generate import Reply, generate, generate_here, generate_part, settings_file
 from llava.eval.question_set import read_question_set
-from llava.eval.records import read_answers
-from llava.eval.shards import Shard, part_files
+from llava.eval.records import read_answers, write_lines
+from llava.eval.shards import Shard, part_files, process_start
 
 
 @dataclass
@@ -22,6 +24,7 @@ class Stub:
     settings: dict = field(default_factory=lambda: {"temperature": 0.0})
     fuse: int = 1000
     batches: list = field(default_factory=list)
+    how: dict = field(default_factory=dict)
 
     def load(self, question, image):
         assert (image is None) == (question.image is None) and (image is None or image.mode == "RGB")
@@ -103,9 +106,8 @@ def test_shards_join_to_the_whole_even_when_there_are_more_than_questions(world)
 def test_ranks_write_parts_and_the_last_one_merges(world):
     whole = run(world, Stub(), "whole.jsonl").answers
 
-    def rank(index, count, stub, launch="one"):
-        shard = Shard(index, count)
-        return generate_part(stub, asked(world), world / "a.jsonl", shard=shard, launch=launch, batch_size=2)
+    def rank(index, count, stub):
+        return generate_part(stub, asked(world), world / "a.jsonl", shard=Shard(index, count), batch_size=2)
 
     assert rank(1, 2, Stub()) is None and not (world / "a.jsonl").exists()
     with pytest.raises(KeyboardInterrupt):
@@ -117,10 +119,34 @@ def test_ranks_write_parts_and_the_last_one_merges(world):
     assert outcomes[0] is None and outcomes[1] is not None and outcomes[1].answers == whole
     assert (world / "a.jsonl").read_bytes() == (world / "whole.jsonl").read_bytes()
     assert len(part_files(world / "a.jsonl")) == 5
-    late = Stub()
-    assert rank(2, 3, late) is None and late.batches == []  # one of a launch merges, however many find it all answered
-    assert rank(0, 1, late, launch="two").answers == whole and late.batches == []
-    assert [path.name for path in world.glob(".*.claim")] == [".a.jsonl.two.claim"]
+
+
+def test_one_rank_of_a_launch_merges_and_a_former_launch_stops_nobody(world, monkeypatch):
+    def rank(parent):
+        monkeypatch.setattr("os.getppid", lambda: parent)
+        return generate_part(Stub(), asked(world), world / "a.jsonl", shard=Shard(0, 1))
+
+    whole = rank(7).answers
+    assert rank(7) is None and rank(8) is None, "a launch's other ranks, on this node and on another"
+    for claim in world.glob(".*.claim"):
+        os.utime(claim, (0, process_start() - 1))
+    assert rank(7).answers == whole, "a later launch with the same ids"
+    assert rank(8) is None and len(list(world.glob(".*.claim"))) == 1
+
+
+def test_a_merge_that_fails_leaves_no_claim(world):
+    def rank(index):
+        return generate_part(Stub(), asked(world), world / "a.jsonl", shard=Shard(index, 2))
+
+    rank(0)
+    other = world / "a.part0of3.jsonl"
+    line = read_answers(world / "a.part0of2.jsonl")[0].to_row() | {"text": "something else"}
+    write_lines(other, [line])
+    shutil.copy(settings_file(world / "a.part0of2.jsonl"), settings_file(other))
+    with pytest.raises(ValueError, match="answered twice and differently"):
+        rank(1)
+    other.unlink()
+    assert len(rank(1).answers) == 7
 
 
 def test_a_single_process_goes_on_from_the_parts_of_killed_ranks(world):
@@ -150,6 +176,33 @@ def test_questions_that_share_an_id_survive_a_kill_and_sharding(world):
     assert rest.batches == [[1], [2], [2]]
     parts = [generate_part(Stub(), asked(world), world / "s.jsonl", shard=Shard(index, 2)) for index in range(2)]
     assert [part.answers for part in parts if part is not None] == [whole]  # pairs are torn apart by the shards
+
+
+def test_copies_of_a_line_are_asked_answered_and_counted_each(world):
+    rows = [{"question_id": i, "text": f"what {i}"} for i in (3, 4, 3, 3)]
+    (world / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole = run(world, Stub(), batch_size=2).answers
+    assert [answer.question_id for answer in whole] == [3, 4, 3, 3]
+    assert read_answers(world / "a.jsonl") == whole
+    with pytest.raises(KeyboardInterrupt):
+        run(world, Stub(fuse=3), "killed.jsonl")
+    rest = Stub()
+    assert run(world, rest, "killed.jsonl").answers == whole and rest.batches == [[3]]
+    parts = [generate_part(Stub(), asked(world), world / "s.jsonl", shard=Shard(index, 2)) for index in range(2)]
+    assert [part.answers for part in parts if part is not None] == [whole]  # the copies are torn apart by the shards
+
+
+def test_a_file_made_from_other_weights_or_pictures_is_not_continued(world):
+    was = {"model/a.safetensors": "1", "pictures": "x"}
+    run(world, Stub(), made_from=was)
+    assert run(world, Stub(), made_from=was).asked == 0
+    message = r"a\.jsonl was begun with other inputs than are there now \(model/a\.safetensors\); to ask anew delete "
+    with pytest.raises(ValueError, match=message + r"a\.jsonl, or answer into another file \(--answers-file; --name"):
+        run(world, Stub(), made_from={**was, "model/a.safetensors": "2"})
+    with pytest.raises(ValueError, match=r"there now \(pictures, model/a\.safetensors\).* delete b\.jsonl, a\.jsonl,"):
+        shutil.copy(world / "a.jsonl", world / "b.jsonl")
+        shutil.copy(settings_file(world / "a.jsonl"), settings_file(world / "b.jsonl"))
+        run(world, Stub(), "b.jsonl", also_done=[world / "a.jsonl"], made_from={"pictures": "y"})
 
 
 def test_a_file_begun_with_other_settings_is_not_continued(world):

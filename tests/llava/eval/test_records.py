@@ -5,9 +5,11 @@ import json
 import pytest
 
 from llava.eval.records import (
+    COPY,
     Answer,
     Question,
     dump_line,
+    key_answers,
     merge_answers,
     read_answers,
     read_jsonl,
@@ -15,6 +17,7 @@ from llava.eval.records import (
     recover_answers,
     write_lines,
 )
+from llava.eval.tasks.files import questions_of
 
 
 def answer(identity, text="a"):
@@ -39,8 +42,8 @@ def test_questions_keep_their_order_and_optional_fields(tmp_path):
         ('{"question_id": 9}\n', r"q\.jsonl line 1, question_id 9: expected 'text' to be a string, got None"),
         ('{"question_id": 9, "text": "x", "image": 3}\n', "question_id 9: expected 'image' to be a string"),
         (
-            '{"question_id": 9, "text": "x"}\n{"question_id": "9", "text": "x"}\n',
-            r"line 2: question_id '9' was used on line 1 already, for the same text",
+            '{"question_id": 9, "text": "x"}\n{"question_id": "9", "text": "x", "image": "b.png"}\n',
+            r"line 2: question_id '9' was used on line 1 already, for the same text and another picture",
         ),
         ("\n", r"q\.jsonl: expected at least one question"),
     ],
@@ -124,6 +127,24 @@ def test_questions_that_share_an_id_are_joined_by_their_text(tmp_path):
     assert len({answer.to_row()["answer_id"] for answer in answers}) == 3
     with pytest.raises(ValueError, match=r"missing 1 \(a.png: dog\?\)"):
         merge_answers(questions, [answers[:2]])
+
+
+def test_a_line_that_stands_there_twice_is_counted_twice(tmp_path):
+    """As the public programs do; among ids that are shared, too."""
+    file = tmp_path / "q.jsonl"
+    rows = [(1, "cat?"), (2, "cat?"), ("1", "cat?"), (2, "dog?"), (2, "cat?")]
+    write_lines(file, [{"question_id": name, "text": text} for name, text in rows])
+    questions = read_questions(file)
+    keys = ["1", "2: cat?", "1 (copy 2)", "2: dog?", "2: cat? (copy 2)"]
+    assert [question.key for question in questions] == keys
+    public = [Answer(name, text, "yes", "m") for name, text in rows]  # a public program numbers nothing
+    assert [key for key, _ in key_answers(questions, public)] == keys
+    assert merge_answers(questions, [public]) == public
+    assert [one.key for one in questions_of(public)] == keys
+    numbered = [Answer(1, "cat?", str(copy), "m", {COPY: copy}) for copy in (2, 1)]
+    assert [key for key, _ in key_answers(questions, numbered)] == ["1 (copy 2)", "1"]
+    with pytest.raises(ValueError, match=r"missing 1 \(1 \(copy 2\)\)"):
+        merge_answers(questions, [[public[0], *public[3:], public[1]]])
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):

@@ -1,10 +1,14 @@
 """Shards: their union is the whole, and small files do not break them."""
 
+import subprocess
+import sys
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava.eval.shards import Shard, launched_shard, part_files
+from llava.eval.shards import Shard, launched_shard, part_files, process_start
 
 
 @given(st.integers(0, 40), st.integers(1, 12))
@@ -29,6 +33,14 @@ def test_the_launcher_says_the_shard():
     assert launched_shard({"RANK": "1", "WORLD_SIZE": "3"}) == Shard(1, 3)
     with pytest.raises(ValueError, match="RANK and WORLD_SIZE"):
         launched_shard({"RANK": "x", "WORLD_SIZE": "3"})
+
+
+def test_a_process_knows_when_it_began():
+    before = time.time()
+    program = "import time; time.sleep(0.5); from llava.eval.shards import process_start; print(process_start())"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert before - 0.1 <= float(said.stdout) <= before + 0.4
+    assert process_start() < before
 
 
 def test_part_files_are_found_whatever_the_number_of_ranks(tmp_path):
