@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -111,15 +112,15 @@ def _bare_row(name: str, cell: Mapping[str, Measured], over: Sequence[str]) -> R
 
 
 def _check_comparable(measured: Sequence[Measured]) -> None:
-    done = [one for one in measured if one.record.status == COMPLETE]
-    for one in done[1:]:
-        first, other = _conditions(done[0].record), _conditions(one.record)
+    """Every record with every other: one that does not tell a condition agrees with two that differ in it."""
+    done = [(one, _conditions(one.record)) for one in measured if one.record.status == COMPLETE]
+    for (one, first), (two, other) in combinations(done, 2):
         differing = [name for name in first if first[name] != other[name] and None not in (first[name], other[name])]
-        if one.guest != done[0].guest and "base model" in differing:
+        if one.guest != two.guest and "base model" in differing:
             differing.remove("base model")
         if differing or first["limit"] != other["limit"]:
             raise ValueError(
-                f"{done[0].record.name} and {one.record.name} cannot stand side by side, they differ in "
+                f"{one.record.name} and {two.record.name} cannot stand side by side, they differ in "
                 f"{', '.join(differing or ['limit'])}; measure both the same way"
             )
 
@@ -129,12 +130,19 @@ def _conditions(record: Record) -> dict[str, Any]:
     judged. None: not told."""
     settings = record.inputs.get("settings") or {}
     return {
-        "base model": record.model.get("base") or record.model.get("path"),
+        "base model": _base_model(record),
         "files or pictures": record.inputs.get("files"),
-        **{name: settings.get(name) for name in ("limit", "conv_mode", "num_beams", "max_new_tokens")},
+        **{name: settings.get(name) for name in ("limit", "conv_mode", "num_beams", "max_new_tokens", "attention")},
         "dtype": record.stamp.get("dtype"),
         **{name: record.figures.get(name) for name in ("judge", "served_by", "prompt")},
     }
+
+
+def _base_model(record: Record) -> Any:
+    """What a method was put on: for one whose weights come with it, what those were tuned from; else the weights that
+    ran. So a tuned checkpoint that runs dense or at another budget is no row of its base's table."""
+    tuned = record.method in METHODS and METHODS[record.method].tuned
+    return (record.model.get("base") if tuned else None) or record.model.get("path")
 
 
 def _headline(row: Row, task: str) -> float:

@@ -5,11 +5,12 @@
 
 It shares the generation code of our own evaluation. Differences to lmms-eval's `llava`: a batch gives the answers of
 batch size 1; every request uses its own pictures and stop strings; the model's config is never written to; errors
-are raised where they happen. Each answer carries the number of visual tokens the language model really got; lmms-eval
-writes it into the samples file (`token_counts`), from however many processes.
+are raised where they happen. Each answer carries the number of visual tokens the language model really got and what its
+pictures are known by; lmms-eval writes both into the samples file (`token_counts`), from however many processes.
 """
 
 import copy
+import hashlib
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ from llava.eval.generate import Reply, progress
 from llava.eval.loading import load_model
 from llava.eval.methods import apply_method, requested_budget
 from llava.mm_utils import tokenizer_image_token
+from visionzip import Budget
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +57,20 @@ def manifest() -> Any:
 
 @dataclass
 class VisualTokenCounts(TokenCounts):
-    """What an answer cost: visual tokens in the language model over all pictures of the request, and the pictures."""
+    """What an answer cost: visual tokens in the language model over all pictures of the request, and the pictures.
+
+    pictures: a hash of them, the same for two documents that ask about the same ones; the samples name them nowhere
+    else, and intervals need it. Empty without any.
+    """
 
     visual_tokens: int = 0
     images: int = 0
+    pictures: str = ""
 
-    def to_dict(self) -> dict[str, int | None]:
+    def to_dict(self) -> dict[str, Any]:
         """As lmms-eval logs it."""
-        return {**super().to_dict(), "visual_tokens": self.visual_tokens, "images": self.images}
+        told = {"visual_tokens": self.visual_tokens, "images": self.images, "pictures": self.pictures}
+        return {**super().to_dict(), **told}
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,8 @@ class LlavaVisionZip(lmms):
         default: its own choice. device: default this process's GPU, else the CPU; "cuda" is this process's GPU.
 
     Raises:
-        ValueError: what the loader and the method raise, a batch size that is no whole number, attn given twice.
+        ValueError: what the loader and the method raise, a batch size that is no whole number, attn given twice, a
+        budget without a method for a checkpoint that was saved with one.
     """
 
     is_simple = True
@@ -130,6 +139,7 @@ class LlavaVisionZip(lmms):
         options = {"attn_implementation": attn or attn_implementation, "dtype": dtype}
         given = {key: value for key, value in options.items() if value is not None}
         loaded = load_model(pretrained, model_base, device, **given)
+        _require_named(loaded.model, pretrained, method, budget)
         apply_method(loaded.model, chosen, budget, order)
         self._model, self.tokenizer, self.image_processor = loaded.model, loaded.tokenizer, loaded.image_processor
 
@@ -151,7 +161,10 @@ class LlavaVisionZip(lmms):
             for batch in self._batches(requests):
                 unpacked = [self._unpack(requests[index].args) for index in batch]
                 for index, request, reply in zip(batch, unpacked, self._answer(unpacked), strict=True):
-                    counts = VisualTokenCounts(visual_tokens=reply.visual_tokens, images=len(request.pictures))
+                    shown = request.pictures
+                    counts = VisualTokenCounts(
+                        visual_tokens=reply.visual_tokens, images=len(shown), pictures=picture_hash(shown)
+                    )
                     answers[index] = GenerationResult(reply.text, counts)
                     self.cache_hook.add_partial("generate_until", requests[index].args[:2], reply.text)
                 advance(len(batch))
@@ -280,6 +293,18 @@ class LlavaVisionZip(lmms):
         return whole, ids, labels
 
 
+def _require_named(model: Any, pretrained: str, method: str | None, budget: Budget | None) -> None:
+    """Of a checkpoint saved with a compressor the results have to say which method ran: afterwards nobody can tell a
+    tuned projector from a training-free one."""
+    saved = model.get_vision_tower().compressor
+    if saved is None or method is not None:
+        return
+    names = f"{pretrained} was saved with {saved.to_config()}"
+    if budget is not None:
+        raise ValueError(f"{names}: say method=visionzip-tuned for its own budget, method=visionzip for another one")
+    logger.warning("%s and runs so; without method=... in the model's arguments no table takes the results", names)
+
+
 def _judge(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, bool]:
     """Mean loss of the labelled ids of one row, and whether all are the likeliest. logits [L, V], labels [L]."""
     places = (labels[1:] != IGNORE_INDEX).nonzero()[:, 0]
@@ -302,6 +327,17 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
     """The text before the first stop string."""
     places = [place for stop in stops if stop and (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
+
+
+def picture_hash(pictures: Sequence[Image.Image]) -> str:
+    """Of sizes and pixels; empty without pictures."""
+    if not pictures:
+        return ""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(f"{picture.size}".encode())
+        digest.update(picture.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _stops(generation: Mapping[str, Any]) -> list[str]:

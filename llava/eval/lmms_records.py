@@ -1,13 +1,16 @@
 """lmms-eval's results as records of our own, so that one table holds both."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from llava.eval.cells import COMPLETE, Items, Record
 from llava.eval.compare import Measured
+from llava.eval.lmms_config import LmmsConfig
 from llava.eval.lmms_results import LmmsResult, read_lmms_results
 from llava.eval.methods import method_named
+from llava.utils import write_text
 
 # Benchmarks LLaVA has no script of its own for: lmms-eval's figure is the one tables print. Everything else of
 # lmms-eval has a protocol of its own and stays a column of its own.
@@ -39,7 +42,8 @@ def as_measured(result: LmmsResult) -> Measured:
     method, budget = _method_of(result)
     cell = method if budget is None else f"{method}-{budget['total']}"
     model = {"path": result.model_args["pretrained"], "base": result.model_args.get("model_base")}
-    inputs = {"files": {"dataset": result.dataset, "version": result.version}, "settings": {"limit": result.limit}}
+    files = {"dataset": result.dataset, "version": result.version}
+    inputs = {"files": files, "settings": {"limit": result.limit, **settings_of(result.model_args)}}
     record = Record(
         cell=cell,
         task=task_name(result.task),
@@ -54,17 +58,63 @@ def as_measured(result: LmmsResult) -> Measured:
         tokens_per_image=result.tokens_per_image,
         images=0 if result.tokens_per_image is None else result.n,
         inputs=inputs,
-        stamp={"date": result.date, "model": result.model, "model_args": dict(result.model_args)},
+        stamp={
+            "date": result.date,
+            "dtype": result.model_args.get("dtype"),
+            "model": result.model,
+            "model_args": dict(result.model_args),
+        },
     )
     return Measured(record, _items(result))
 
 
 def _items(result: LmmsResult) -> Items | None:
-    """Which documents share a picture is not told, so each stands for itself. None where the samples do not tell."""
+    """None where the samples do not tell. A document whose pictures the model did not name stands for itself."""
     if not result.items:
         return None
     ids = tuple(result.items)
-    return Items(ids, ids, tuple(result.items.values()), ("",) * len(ids), result.ratios)
+    return Items(
+        ids=ids,
+        images=tuple(result.pictures.get(key, key) for key in ids),
+        scores=tuple(result.items.values()),
+        said=tuple(result.said.get(key, "") for key in ids),
+        ratios=result.ratios,
+    )
+
+
+def settings_of(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """How our model in lmms-eval was told to ask, under the names of our own records; None: the loader's choice."""
+    attention = model_args.get("attn") or model_args.get("attn_implementation")
+    return {"conv_mode": model_args.get("conv_template") or LmmsConfig.conv_template, "attention": attention}
+
+
+def questions_file(out: Path, task: str) -> Path:
+    """Where the questions of a task of lmms-eval are kept: its data are on the hub, so nothing else here tells them."""
+    return out / "questions" / f"{task}.json"
+
+
+def write_questions(out: Path, result: LmmsResult) -> None:
+    """Keep a task's prompts and references, once for all cells: {document: [prompt, reference]}."""
+    lines = ",\n".join(
+        f" {json.dumps(key)}: {json.dumps(asked, ensure_ascii=False)}" for key, asked in result.asked.items()
+    )
+    write_text(questions_file(out, task_name(result.task)), f"{{\n{lines}\n}}\n")
+
+
+def read_questions(out: Path, task: str) -> dict[str, tuple[str, str]]:
+    """Document -> (prompt, reference); empty where they were not kept.
+
+    Raises:
+        ValueError: the file is malformed.
+    """
+    path = questions_file(out, task)
+    if not path.exists():
+        return {}
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return {key: (str(prompt), str(reference)) for key, (prompt, reference) in kept.items()}
+    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: expected {{document: [prompt, reference]}}: {error}") from error
 
 
 def _method_of(result: LmmsResult) -> tuple[str, dict[str, int] | None]:
@@ -77,7 +127,7 @@ def _method_of(result: LmmsResult) -> tuple[str, dict[str, int] | None]:
     if "method" not in given and not kept:
         raise ValueError(
             f"{result.source}: {given['pretrained']} was run as it was saved, so the table cannot say what it is; run "
-            "it with method=dense, or with a method and its dominant and contextual"
+            "it with method=dense, or with a method and its dominant and contextual (scripts/eval/lmms.sh says them)"
         )
     if (method_named(method).config is None) != (budget is None):
         raise ValueError(f"{result.source}: method {method!r} and budget {budget} do not go together")

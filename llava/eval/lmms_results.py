@@ -11,10 +11,11 @@ identity of the data (`task_hashes` are the same for all tasks).
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava.eval.records import read_jsonl
 from llava.eval.tasks.base import Ratio, mean_ratio
 
 RESULTS = f"{'[0-9]' * 8}_{'[0-9]' * 6}_results.json"  # other files of this ending are submissions
@@ -29,9 +30,11 @@ class LmmsResult:
     task: the name it ran under. dataset: of the hub, with its split. metric: name of the headline. score: the headline
     in percent (MME, OCRBench: points). n: documents scored. items: document id -> score in 0..1 (MMBench: a question
     under the first of its rotations). ratios: what adds up to the score and the bootstrap draws again. Both are empty
-    where the samples do not tell (MMBench answers that are more than a letter). metrics: every number lmms-eval gave,
-    as it gave it. version: of the task, mostly "Yaml". limit: None for all documents.
-    tokens_per_image: mean visual tokens over all pictures sent, None where the model did not say.
+    where the samples do not tell (MMBench answers that are more than a letter). said: item -> the model's words (of
+    MMBench's rotations one below the other). asked: item -> (prompt, reference). pictures: item -> what its pictures
+    are known by, empty where the model did not say. metrics: every number lmms-eval gave, as it gave it. version: of
+    the task, mostly "Yaml". limit: None for all documents. tokens_per_image: mean visual tokens over all pictures
+    sent, None where the model did not say.
     """
 
     task: str
@@ -49,6 +52,21 @@ class LmmsResult:
     tokens_per_image: float | None
     date: str
     source: Path
+    said: Mapping[str, str] = field(default_factory=dict)
+    asked: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    pictures: Mapping[str, str] = field(default_factory=dict)
+
+
+def _words(samples: Sequence[Sample]) -> dict[str, str]:
+    """Document -> what the model said: the words before lmms-eval's filters, which are logged where they differ."""
+    return {str(sample["doc_id"]): _text(sample.get("resps", sample.get("filtered_resps", ""))) for sample in samples}
+
+
+def _text(said: Any) -> str:
+    """lmms-eval wraps an answer in lists, and gives one for each choice of a task by likelihood."""
+    if isinstance(said, list) and len(said) == 1:
+        return _text(said[0])
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -56,7 +74,7 @@ class Headline:
     """How a family of tasks is read. names: lmms-eval's metrics that are added up; scale: from their sum to `score`.
 
     items: samples -> score of each document, None where samples do not tell. ratios: samples, items -> parts of the
-    headline.
+    headline. words: samples -> the answer to each document.
     """
 
     metric: str
@@ -64,6 +82,7 @@ class Headline:
     scale: float
     items: Callable[[Sequence[Sample]], Scores | None]
     ratios: Callable[[Sequence[Sample], Scores], tuple[Ratio, ...]]
+    words: Callable[[Sequence[Sample]], dict[str, str]] = _words
 
 
 def read_lmms_results(path: str | Path) -> list[LmmsResult]:
@@ -81,7 +100,10 @@ def read_lmms_results(path: str | Path) -> list[LmmsResult]:
 
 
 def _read_file(file: Path) -> list[LmmsResult]:
-    run = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file}: not JSON ({error}); run the task again") from error
     missing = [key for key in ("results", "configs", "versions", "config", "n-samples", "date") if key not in run]
     if missing:
         raise ValueError(f"{file}: no results file of lmms-eval as known here: {', '.join(missing)} missing")
@@ -103,6 +125,7 @@ def _read_task(file: Path, run: Mapping[str, Any], task: str) -> LmmsResult:
     try:
         items = headline.items(samples)
         ratios = () if items is None else headline.ratios(samples, items)
+        said = headline.words(samples)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{where}: a sample is not laid out as known here: {error!r}") from error
     printed = headline.scale * sum(metrics[name] for name in headline.names if name in metrics)
@@ -127,6 +150,11 @@ def _read_task(file: Path, run: Mapping[str, Any], task: str) -> LmmsResult:
         tokens_per_image=_tokens_per_image(samples),
         date=run["date"],
         source=file,
+        said=said,
+        asked={
+            str(sample["doc_id"]): (str(sample.get("input", "")), str(sample.get("target", ""))) for sample in samples
+        },
+        pictures=_pictures(samples),
     )
 
 
@@ -143,7 +171,7 @@ def _read_samples(file: Path, task: str) -> list[Sample]:
     path = file.with_name(file.name.removesuffix("_results.json") + f"_samples_{task}.jsonl")
     if not path.is_file():
         raise ValueError(f"{path} is missing; run lmms-eval with --log_samples")
-    samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    samples = read_jsonl(path)
     ids = [sample["doc_id"] for sample in samples]
     if len(set(ids)) != len(ids):
         raise ValueError(f"{path}: document {max(ids, key=ids.count)} twice; two runs wrote in the same second")
@@ -161,6 +189,16 @@ def _tokens_per_image(samples: Sequence[Sample]) -> float | None:
     counts = [count for sample in samples for count in sample.get("token_counts") or () if count]
     images = sum(count.get("images", 0) for count in counts)
     return sum(count["visual_tokens"] for count in counts if "visual_tokens" in count) / images if images else None
+
+
+def _pictures(samples: Sequence[Sample]) -> dict[str, str]:
+    """Of the documents whose counts name their pictures, as llava_visionzip's do."""
+    return {
+        str(sample["doc_id"]): count["pictures"]
+        for sample in samples
+        for count in sample.get("token_counts") or ()
+        if count and count.get("pictures")
+    }
 
 
 def _of(*names: str) -> Callable[[Sequence[Sample]], Scores]:
@@ -210,17 +248,33 @@ def _open_right(gold: str | Sequence[str], said: Iterable[str | float]) -> bool:
 def _mmbench_items(samples: Sequence[Sample]) -> Scores | None:
     """A question is right if all its rotations are. None where an answer is more than a letter: lmms-eval finds options
     in such answers by rules, or asks a judge, and neither is repeated here."""
-    found: dict[int, list[bool]] = {}
+    found: Scores = {}
+    for document, turns in _rotations(samples).items():
+        said = [turn["prediction"].strip().rstrip(".") for turn in turns]
+        if any(len(letter) != 1 or letter not in "ABCDE" for letter in said):
+            return None
+        found[document] = float(all(letter == turn["answer"] for letter, turn in zip(said, turns, strict=True)))
+    return found
+
+
+def _mmbench_words(samples: Sequence[Sample]) -> dict[str, str]:
+    """The answers to all rotations of a question, each with the letter that was right."""
+    return {
+        document: "\n".join(f"{turn['prediction']} (right: {turn['answer']})" for turn in turns)
+        for document, turns in _rotations(samples).items()
+    }
+
+
+def _rotations(samples: Sequence[Sample]) -> dict[str, list[Mapping[str, Any]]]:
+    """First document of each MMBench question -> what lmms-eval notes of all its rotations."""
+    found: dict[int, list[Mapping[str, Any]]] = {}
     documents: dict[int, str] = {}
     for sample in samples:
         judged = sample["gpt_eval_score"]
-        said = judged["prediction"].strip().rstrip(".")
-        if len(said) != 1 or said not in "ABCDE":
-            return None
         question = int(judged["index"]) % 1_000_000
         documents.setdefault(question, str(sample["doc_id"]))
-        found.setdefault(question, []).append(said == judged["answer"])
-    return {documents[question]: float(all(right)) for question, right in found.items()}
+        found.setdefault(question, []).append(judged)
+    return {documents[question]: turns for question, turns in found.items()}
 
 
 def _mean(_: Sequence[Sample], items: Scores) -> tuple[Ratio, ...]:
@@ -269,7 +323,7 @@ MME_NAMES = ("mme_perception_score", "mme_cognition_score")
 HEADLINES = (
     Headline("F1", ("pope_f1_score",), 100.0, _of("pope_f1_score"), _f1),
     Headline("perception + cognition", MME_NAMES, 1.0, _of(*MME_NAMES), _mme_ratios),
-    Headline("accuracy of all rotations", ("gpt_eval_score",), 1.0, _mmbench_items, _mean),
+    Headline("accuracy of all rotations", ("gpt_eval_score",), 1.0, _mmbench_items, _mean, _mmbench_words),
     Headline("accuracy, images and videos", ("seed_all",), 100.0, _seed_items, _mean),
     Headline("accuracy", ("mmmu_acc",), 100.0, _mmmu_items, _mean),
     Headline("points", ("ocrbench_accuracy",), 1000.0, _of("ocrbench_accuracy"), _points),

@@ -18,16 +18,27 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from huggingface_hub import HfApi
+from transformers import PreTrainedConfig
 
-from llava.eval.lmms_config import LmmsConfig, arguments, check_version, read_config, write_tasks
+from llava.eval.lmms_config import (
+    LmmsConfig,
+    arguments,
+    check_version,
+    read_config,
+    read_task,
+    tasks_folder,
+    write_tasks,
+)
 from llava.eval.lmms_results import RESULTS
-from llava.eval.methods import METHODS, requested_budget
+from llava.eval.methods import METHODS, named_run, requested_budget
 from llava.provenance import stamp
 from llava.utils import write_json
 
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path("configs/eval/lmms_table1.yaml")
+HUB_SECONDS = 10.0
 
 
 def command(lmms_arguments: list[str], processes: int) -> list[str]:
@@ -68,18 +79,59 @@ def run(config: LmmsConfig, model: Mapping[str, Any], out: Path, *, limit: int |
     if warning := check_version(config):
         logger.warning(warning)
     out = out.resolve()
-    model = {**model, **{name: _local(model.get(name)) for name in ("pretrained", "model_base")}}
+    places = {name: _local(model.get(name)) for name in ("pretrained", "model_base")}
+    model = {**model, **places, "dtype": model.get("dtype") or default_dtype(model.get("device"))}
     out.mkdir(parents=True, exist_ok=True)
     write_tasks(config, out / "tasks")
     program = command(arguments(config, model, out / "tasks", out, limit), processes)
     before = set(out.rglob(RESULTS))
-    write_json(out / "run.json", {"stamp": stamp(), "model": dict(model), "limit": limit, "processes": processes})
+    told = {"model": dict(model), "limit": limit, "processes": processes, "data": data_revisions(config)}
+    write_json(out / "run.json", {"stamp": stamp(dtype=model["dtype"]), **told})
     logger.info("%s", " ".join(program))
     done = subprocess.run(program, cwd=config.data, env=environment(config, os.environ), check=False)
     new = sorted(set(out.rglob(RESULTS)) - before)
     if done.returncode or not new:
         raise ValueError(f"lmms-eval wrote no results below {out} (status {done.returncode}); its messages are above")
     return new[-1]
+
+
+def data_revisions(config: LmmsConfig) -> dict[str, str | None]:
+    """Data set of each task -> the hub's commit of it now, which is what lmms-eval loads; None where the hub does not
+    answer (then lmms-eval takes what is in the cache). Empty for data in a folder."""
+    if config.data is not None:
+        return {}
+    names = {str(read_task(tasks_folder() / task.file)["dataset_path"]) for task in config.tasks}
+    return {name: _revision(name) for name in sorted(names)}
+
+
+def _revision(data_set: str) -> str | None:
+    try:
+        return HfApi().dataset_info(data_set, timeout=HUB_SECONDS).sha
+    except Exception as error:  # noqa: BLE001 - the hub's client has no common class of errors, and none stops a run
+        logger.warning("the revision of %s is not known: %s", data_set, error)
+        return None
+
+
+def default_dtype(device: str | None) -> str:
+    """What the loader takes by itself; said to it, so that results say it too."""
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return "float32" if where.startswith("cpu") else "float16"
+
+
+def saved_compressor(checkpoint: str) -> dict[str, Any] | None:
+    """Config of the compressor a checkpoint was saved with.
+
+    Raises:
+        ValueError: no config.json in the folder or on the hub.
+    """
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(checkpoint)
+    except OSError as error:
+        raise ValueError(f"{checkpoint}: no such folder, and the hub does not give its config.json: {error}") from error
+    if not config:
+        raise ValueError(f"{checkpoint}: expected a checkpoint, found no config.json in it")
+    saved: dict[str, Any] | None = config.get("mm_compressor")
+    return saved
 
 
 def _local(name: str | None) -> str | None:
@@ -117,13 +169,16 @@ def main(
         wanted = read_config(config)
         wanted = wanted if tasks is None else wanted.only(tasks.split(","))
         wanted = wanted if batch_size is None else replace(wanted, batch_size=batch_size)
-        requested_budget(method, dominant, contextual)  # refused before anything is loaded
+        asked = requested_budget(method, dominant, contextual)  # refused before anything is loaded
+        named, budget = named_run(
+            *asked, saved_compressor(checkpoint), checkpoint
+        )  # said to the model, so that the report reads it back
         model = {
             "pretrained": checkpoint,
             "model_base": model_base,
-            "method": method,
-            "dominant": dominant,
-            "contextual": contextual,
+            "method": named,
+            "dominant": None if budget is None else budget.dominant,
+            "contextual": None if budget is None else budget.contextual,
             "order": order,
             "attn": attn,
             "dtype": dtype,

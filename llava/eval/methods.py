@@ -98,6 +98,33 @@ def requested_budget(
     return method, budget
 
 
+def named_run(
+    method: str | None, budget: Budget | None, saved: Mapping[str, Any] | None, checkpoint: str
+) -> tuple[str, Budget | None]:
+    """What a record calls a run: as asked for, else as the checkpoint was saved. VisionZip as it was saved is the tuned
+    one: its projector learned with that budget.
+
+    Args:
+        method, budget: see `requested_budget`.
+        saved: config of the compressor the checkpoint was saved with, None for none.
+
+    Raises:
+        ValueError: run as saved, and saved with a compressor that has no dominant and contextual tokens.
+    """
+    if method is not None:
+        compressor = compressor_of(method, budget) if method == "visionzip" else None
+        as_saved = compressor is not None and compressor.to_config() == saved
+        return ("visionzip-tuned" if as_saved else method), budget
+    if saved is None:
+        return "dense", None
+    if "dominant" not in saved:
+        raise ValueError(
+            f"{checkpoint} was saved with {dict(saved)}; say --method, --dominant and --contextual, so that the record "
+            "says what was measured"
+        )
+    return "visionzip-tuned", Budget(saved["dominant"], saved["contextual"])
+
+
 def apply_method(model: Any, name: str | None, budget: Budget | None, order: str | None = None) -> None:
     """Make the loaded model run a method; a former one is taken off.
 

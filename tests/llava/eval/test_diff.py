@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from llava.eval import diff
 from llava.eval.cells import Items, Record, items_file, write_items
 from llava.eval.kept import DIM, KeptTokens, shade
+from llava.eval.lmms_records import write_questions
 from llava.eval.records import write_lines
 from llava.eval.tasks import TASKS
 from llava.eval.tasks.base import mean_ratio
+from tests.llava.eval.test_lmms_records import result
 from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
 
 TYPES = {"structural": "query", "semantic": "attr", "detailed": "x"}
@@ -108,10 +110,50 @@ def test_the_drawn_patches_are_those_the_method_keeps(world):
     assert sum(light) == 4  # five dominant tokens, one of them CLS
 
 
+def record(world, cell, task, scores, said=None, keep=4):
+    """A record of a cell beside those of GQA, made with the same model; the first `keep` items."""
+    gqa = Record(**json.loads((world / "out" / "cells" / cell / "gqa.json").read_text()))
+    (world / "out" / "cells" / cell / f"{task}.json").write_text(json.dumps(vars(replace(gqa, task=task))))
+    kept = items(scores, said)
+    columns = {name: getattr(kept, name)[:keep] for name in ("ids", "images", "scores", "said")}
+    write_items(world / "out", cell, task, Items(**columns, ratios=(mean_ratio(IDS[:keep], scores[:keep]),)))
+
+
+def test_a_task_of_lmms_eval_is_shown_without_pictures(world):
+    record(world, "dense", "lmms:pope", [1, 1, 0, 0])
+    record(world, "visionzip-7", "lmms:pope", [1, 0, 0, 1], said=("a", "<no>\nmaybe", "c", "d"))
+    assert run(world, task="lmms:pope").exit_code == 0
+    page = (world / "diff" / "lmms:pope" / "diff.html").read_text()
+    assert "item 1" in page and "<td>?</td>" in page  # its questions were not kept
+    write_questions(world / "out", result(task="pope", asked={"1": ("Is it?\nOne word.", "yes"), "3": ("Or?", "no")}))
+    said = run(world, task="lmms:pope")
+    assert "lmms:pope: 2 items differ, 1 only dense has right" in said.output
+    page = (world / "diff" / "lmms:pope" / "diff.html").read_text()
+    assert "<img" not in page and "Pictures are not shown" in page and "darkened" not in page
+    assert "<td>Is it?<br>One word.</td><td>yes</td>" in page and "&lt;no&gt;<br>maybe" in page
+
+
+def test_a_judged_benchmark_is_shown_with_pictures_where_both_were_judged(world):
+    folder = world / "data" / "mm-vet"
+    (folder / "images").mkdir(parents=True)
+    (folder / "mm-vet.json").write_text("{}")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (60, 60), "red").save(folder / "images" / name)
+    rows = [{"question_id": int(i), "text": f"Why {i}?", "image": "ab"[int(i) // 2] + ".png"} for i in IDS]
+    write_lines(folder / "llava-mm-vet.jsonl", rows)
+    record(world, "dense", "mmvet", [1, 0.8, 0, 0])
+    record(world, "visionzip-7", "mmvet", [1, 0.4, 0, 1], keep=3)
+    said = run(world, task="mmvet")
+    assert said.exit_code == 0 and "mmvet: 1 items differ" in said.output, said.output
+    page = (world / "diff" / "mmvet" / "diff.html").read_text()
+    assert page.count("<img") == 2 and "Why 1?" in page and "1 of 3 items differ" in page and "half of the best" in page
+
+
 def test_what_cannot_be_compared_is_named(world):
-    assert "known are" in run(world, task="vqa").output
-    result = run(world, task="pope")
-    assert result.exit_code == 2 and "with pope.json in it" in " ".join(result.output.replace("│", " ").split())
+    for task in ("vqa", "pope"):
+        result = run(world, task=task)
+        said = " ".join(result.output.replace("│", " ").split())
+        assert result.exit_code == 2 and f"with {task}.json in it, found gqa" in said
     items_file(world / "out", "dense", "gqa").rename(world / "kept.json")
     result = run(world)
     (world / "kept.json").rename(items_file(world / "out", "dense", "gqa"))

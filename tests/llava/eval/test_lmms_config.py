@@ -8,8 +8,11 @@ import yaml
 pytest.importorskip("lmms_eval")
 
 from llava.eval import lmms_config
+from llava.eval.grid_config import read_config as read_grid
 from llava.eval.lmms_config import LmmsConfig, LmmsTask, arguments, check_version, read_config, read_task, write_tasks
+from llava.eval.lmms_records import task_name
 
+ROOT = Path(__file__).resolve().parents[3]
 POPE = "pope/pope.yaml"
 SUFFIX = "\nAnswer the question using a single word or phrase."
 
@@ -120,3 +123,27 @@ def test_arguments(tmp_path):
 def test_a_comma_in_an_option_is_refused(tmp_path):
     with pytest.raises(ValueError, match="pretrained=a,b: lmms-eval splits its options at commas"):
         arguments(config(), {"pretrained": "a,b"}, tmp_path, tmp_path, None)
+
+
+SHIPPED = [ROOT / "configs" / "eval" / f"lmms_{name}.yaml" for name in ("table1", "ocr")]
+
+
+def test_every_task_the_guide_tells_of_is_in_a_shipped_file():
+    guide = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    table = guide.split("### What differs from LLaVA's own scripts")[1].split("### ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    told = [name.strip(" `") for row in rows for name in row.split(",")]
+    assert sorted(told) == sorted(task.name for file in SHIPPED for task in read_config(file).tasks)
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_shipped_tasks_pin_data_and_where_an_answer_ends(file):
+    for task in read_config(file).tasks:
+        assert {"dataset_path", "test_split"} <= task.pinned.keys(), task.name
+        assert {"max_new_tokens", "until"} & task.pinned["generation_kwargs"].keys(), task.name
+
+
+@pytest.mark.parametrize("name", ["table1_v1_5_7b", "table2_next_7b", "table13_next_13b", "next_7b_dense"])
+def test_the_papers_grids_ask_lmms_eval_for_what_is_in_the_average_only(name):
+    grid = read_grid(ROOT / "configs" / "eval" / f"{name}.yaml")
+    assert {task_name(task) for task in grid.lmms.tasks} <= set(grid.average_over)

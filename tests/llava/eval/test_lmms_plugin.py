@@ -16,10 +16,11 @@ pytest.importorskip("lmms_eval")
 
 from lmms_eval.api.instance import Instance
 
-from llava.eval.lmms_plugin import MODEL_ID, LlavaVisionZip, _judge, cut_at, manifest
+from llava.eval.lmms_plugin import MODEL_ID, LlavaVisionZip, _judge, cut_at, manifest, picture_hash
 from llava.mm_utils import tokenizer_image_token
 from tests.tiny import tiny_anyres_llava
 from tests.tiny_checkpoints import TOKENS, tiny_vicuna_llava, write_tower, write_v15, write_v16
+from visionzip import visionzip
 
 GREEDY = {"max_new_tokens": 5, "temperature": 0, "do_sample": False, "until": ["\n\n"]}
 
@@ -74,7 +75,31 @@ def test_every_answer_says_how_many_visual_tokens_it_took(checkpoint):
         counts = [
             a.token_counts.to_dict() for a in make(checkpoint, batch_size=size, **options).generate_until(requests())
         ]
-        assert counts == [{"visual_tokens": each * (i % 3), "images": i % 3} for i in range(7)]
+        assert [(one["visual_tokens"], one["images"]) for one in counts] == [(each * (i % 3), i % 3) for i in range(7)]
+
+
+def test_answers_about_the_same_pictures_say_so():
+    red, blue = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
+    assert picture_hash([red, blue]) == picture_hash([red.copy(), blue.copy()]) != picture_hash([blue, red])
+    assert picture_hash([red.resize((2, 8))]) != picture_hash([red]) and picture_hash([]) == ""
+
+
+def test_every_answer_names_its_pictures(checkpoint):
+    named = [a.token_counts.to_dict()["pictures"] for a in make(checkpoint, batch_size=3).generate_until(requests())]
+    assert named == [picture_hash([picture(i)] * (i % 3)) for i in range(7)] and named[0] == "" and len(set(named)) > 3
+
+
+def test_a_tuned_checkpoint_has_to_say_which_method_runs(tmp_path, caplog):
+    """Its results would pass for those of the training-free method, or for nobody knows what."""
+    tuned = tiny_vicuna_llava(tmp_path)
+    visionzip(tuned, 3, 1)
+    folder = write_v15(tuned, tmp_path / "llava-tuned", dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"was saved with .*: say method=visionzip-tuned for its own budget"):
+        make(folder, dominant=3, contextual=1)
+    assert "no table takes the results" not in caplog.text
+    assert make(folder).model.get_vision_tower().compressor is not None and "no table takes" in caplog.text
+    for method in ("visionzip", "visionzip-tuned"):
+        assert make(folder, method=method, dominant=3, contextual=1)
 
 
 def test_requests_that_decode_differently_do_not_share_a_batch(checkpoint):

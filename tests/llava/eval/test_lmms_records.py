@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llava.eval.compare import build_rows
-from llava.eval.lmms_records import as_measured, model_options
+from llava.eval.lmms_records import as_measured, model_options, questions_file, read_questions, write_questions
 from llava.eval.lmms_results import LmmsResult
 from llava.eval.tasks.base import mean_ratio
 
@@ -31,6 +31,9 @@ def result(task="mmmu_val", **changes):
         tokens_per_image=64.0,
         date="today",
         source=Path("x_results.json"),
+        said={key: f"says {key}" for key in items},
+        asked={key: (f"What is {key}?", "ABCD"[int(key)]) for key in items},
+        pictures={"0": "same", "1": "same", "2": "other"},
     )
     return replace(made, **changes)
 
@@ -40,7 +43,22 @@ def test_a_result_becomes_a_record_with_items():
     assert one.record.name == "visionzip-64/mmmu" and one.record.headline == 75.0 and one.record.n == 4
     assert one.record.budget == {"dominant": 54, "contextual": 10, "total": 64} and one.record.order == "official"
     assert one.record.model == {"path": "org/llava", "base": None} and one.record.tokens_per_image == 64.0
-    assert one.items.ids == one.items.images == ("0", "1", "2", "3") and one.items.scores == (1, 0, 1, 1)
+    assert one.items.ids == ("0", "1", "2", "3") and one.items.scores == (1, 0, 1, 1)
+    assert one.items.said == ("says 0", "says 1", "says 2", "says 3")
+
+
+def test_documents_about_one_picture_fall_together_where_the_model_names_it():
+    assert as_measured(result()).items.images == ("same", "same", "other", "3")
+    assert as_measured(result(pictures={})).items.images == ("0", "1", "2", "3")
+
+
+def test_questions_are_kept_by_task(tmp_path):
+    write_questions(tmp_path, result(asked={"0": ("Who?\u2028", 'a "b"'), "1": ("", "")}))
+    assert read_questions(tmp_path, "mmmu") == {"0": ("Who?\u2028", 'a "b"'), "1": ("", "")}
+    assert read_questions(tmp_path, "lmms:pope") == {}
+    questions_file(tmp_path, "mmmu").write_text('{"0": 1}')
+    with pytest.raises(ValueError, match=r"mmmu\.json: expected \{document: \[prompt, reference\]\}"):
+        read_questions(tmp_path, "mmmu")
 
 
 def test_other_protocols_stay_columns_of_their_own():
@@ -85,3 +103,32 @@ def test_results_on_other_data_are_not_compared():
         build_rows([dense, as_measured(result(limit=2))], ["mmmu"])
     with pytest.raises(ValueError, match="differ in base model"):
         build_rows([dense, as_measured(result(model_args={**ARGS, "pretrained": "another"}))], ["mmmu"])
+
+
+@pytest.mark.parametrize(
+    ("name", "ways"),
+    [
+        ("conv_mode", ({"conv_template": "vicuna_v1"}, {"conv_template": "llava_v1"})),
+        ("attention", ({"attn": "sdpa"}, {"attn_implementation": "eager"})),
+        ("dtype", ({"dtype": "float16"}, {"dtype": "bfloat16"})),
+    ],
+)
+def test_runs_that_were_asked_in_another_way_are_not_compared(name, ways):
+    """Also where the first record does not tell how: dense says nothing of attention and dtype."""
+    dense = as_measured(result(model_args={"pretrained": "org/llava", "method": "dense"}))
+    one, other = (
+        as_measured(result(model_args={**ARGS, "dominant": str(kept), **way}))
+        for kept, way in zip((54, 22), ways, strict=True)
+    )
+    assert len(build_rows([dense, one], ["mmmu"])) == 2
+    with pytest.raises(ValueError, match=f"/mmmu and visionzip-32/mmmu .* differ in {name}"):
+        build_rows([dense, one, other], ["mmmu"])
+
+
+def test_a_tuned_checkpoint_stands_beside_its_base_and_no_other_run_of_it_does():
+    dense = as_measured(result(model_args={"pretrained": "org/llava", "method": "dense"}))
+    tuned = {**ARGS, "pretrained": "zip_tune", "model_base": "org/llava"}
+    row = build_rows([dense, as_measured(result(model_args={**tuned, "method": "visionzip-tuned"}))], ["mmmu"])[1]
+    assert row.title == "VisionZip‡"
+    with pytest.raises(ValueError, match="differ in base model"):
+        build_rows([dense, as_measured(result(model_args={**tuned, "dominant": "22"}))], ["mmmu"])

@@ -96,8 +96,8 @@ def write(folder, task, samples, metrics, **changes):
     }
     run |= changes
     (folder / "20260101_000000_results.json").write_text(json.dumps(run))
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / f"20260101_000000_samples_{task}.jsonl").write_text(text)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / f"20260101_000000_samples_{task}.jsonl").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -128,6 +128,29 @@ def test_mmbench_by_letters_and_otherwise_without_items(tmp_path):
     turned[3] = mmbench(1_000_008, "the red one", "C")
     (result,) = read_lmms_results(write(tmp_path / "b", "mmb", turned, {"gpt_eval_score": 50.0}))
     assert result.score == 50.0 and not result.items and not result.ratios
+
+
+def test_words_prompts_and_pictures_are_kept(tmp_path):
+    """The words before lmms-eval's filters; where they are the same it logs one of the two."""
+    counts = [{"visual_tokens": 64, "images": 1, "pictures": "ab"}]
+    samples = [
+        {"filtered_resps": "a\u2028b\x85c", "input": "Who?", "target": "me", "token_counts": counts},
+        {"filtered_resps": "yes", "resps": ["Yes, it is."], "input": "Is it?", "target": "['yes']"},
+        {"filtered_resps": [["0.5", "True"], ["2", "False"]]},
+    ]
+    metrics = {"exact_match": 1 / 3}
+    (result,) = read_lmms_results(
+        write(tmp_path, "gqa", [{**row, "exact_match": float(i == 0)} for i, row in enumerate(samples)], metrics)
+    )
+    assert result.said == {"0": "a\u2028b\x85c", "1": "Yes, it is.", "2": '[["0.5", "True"], ["2", "False"]]'}
+    assert result.asked == {"0": ("Who?", "me"), "1": ("Is it?", "['yes']"), "2": ("", "")}
+    assert result.pictures == {"0": "ab"}
+
+
+def test_a_question_of_mmbench_keeps_the_words_of_all_its_rotations(tmp_path):
+    turned = [mmbench(7, "A", "A"), mmbench(8, "B", "B"), mmbench(1_000_007, "C.", "B"), mmbench(1_000_008, "A", "A")]
+    (result,) = read_lmms_results(write(tmp_path, "mmb", turned, {"gpt_eval_score": 50.0}))
+    assert result.said == {"0": "A (right: A)\nC. (right: B)", "1": "B (right: B)\nA (right: A)"}
 
 
 def test_where_a_result_comes_from(tmp_path):
@@ -191,9 +214,21 @@ def empty(folder):
     next(folder.glob("*_results.json")).write_text("{}")
 
 
+def torn(folder):
+    file = next(folder.glob("*.jsonl"))
+    file.write_text(file.read_text()[:-9])
+
+
+def torn_results(folder):
+    file = next(folder.glob("*_results.json"))
+    file.write_text(file.read_text()[:-9])
+
+
 @pytest.mark.parametrize(
     ("breaks", "message"),
     [
+        (torn, r"samples_gqa\.jsonl line 2: not JSON"),
+        (torn_results, r"20260101_000000_results\.json: not JSON"),
         (gone, "samples_gqa.jsonl is missing; run lmms-eval with --log_samples"),
         (twice, "document 0 twice"),
         (short, "1 samples for 2 documents; the run was not finished"),

@@ -1,5 +1,6 @@
 """Starting lmms-eval: the program, its surroundings, and what counts as a failure."""
 
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,7 +11,10 @@ from typer.testing import CliRunner
 
 from llava.eval import lmms_run
 from llava.eval.lmms_config import LmmsConfig, LmmsTask
+from llava.eval.lmms_records import as_measured
 from llava.eval.lmms_run import command, environment, run
+from tests.llava.eval.test_lmms_records import result
+from visionzip import VisionZip
 
 pytest.importorskip("lmms_eval")
 
@@ -46,7 +50,15 @@ def started(monkeypatch):
         return subprocess.CompletedProcess(program, seen["status"])
 
     monkeypatch.setattr(lmms_run, "subprocess", SimpleNamespace(run=fake))
+    monkeypatch.setattr(lmms_run, "HfApi", lambda: SimpleNamespace(dataset_info=revision))
     return seen
+
+
+def revision(name, timeout):
+    """What the hub says of a data set; it has one of them."""
+    if name != "lmms-lab-encoder/POPE":
+        raise ConnectionError(f"{name}: no such thing")
+    return SimpleNamespace(sha="a1b2")
 
 
 def test_the_new_results_file_comes_back(started, tmp_path):
@@ -54,6 +66,22 @@ def test_the_new_results_file_comes_back(started, tmp_path):
     second = run(CONFIG, {"pretrained": "x"}, tmp_path / "out", limit=2, processes=1)
     assert first.name == "20260101_000000_results.json" and second.name == "20260101_000001_results.json"
     assert (tmp_path / "out" / "run.json").is_file() and started["cwd"] is None
+
+
+def test_what_was_run_on_which_data_is_noted(started, tmp_path, caplog):
+    mme = LmmsTask("mme", "mme/mme.yaml", "")
+    run(LmmsConfig("0.7.3", (*CONFIG.tasks, mme)), {"device": "cpu"}, tmp_path / "out", limit=None, processes=1)
+    noted = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert noted["data"] == {"lmms-lab-encoder/MME": None, "lmms-lab-encoder/POPE": "a1b2"}
+    assert "the revision of lmms-lab-encoder/MME is not known: " in caplog.text
+    assert noted["model"]["dtype"] == noted["stamp"]["dtype"] == "float32"
+    words = started["program"]
+    assert "dtype=float32" in words[words.index("--model_args") + 1]
+    run(CONFIG, {"dtype": "bfloat16"}, tmp_path / "other", limit=None, processes=1)
+    assert json.loads((tmp_path / "other" / "run.json").read_text())["model"]["dtype"] == "bfloat16"
+    local = LmmsConfig("0.7.3", CONFIG.tasks, data=tmp_path)
+    run(local, {}, tmp_path / "local", limit=None, processes=1)
+    assert json.loads((tmp_path / "local" / "run.json").read_text())["data"] == {}
 
 
 def test_lmms_eval_is_started_where_the_data_are(started, tmp_path):
@@ -96,6 +124,15 @@ def invoke(*words):
 
 
 @pytest.fixture
+def checkpoint(tmp_path):
+    """A folder with a config."""
+    folder = tmp_path / "llava"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llava"}')
+    return folder
+
+
+@pytest.fixture
 def asked(monkeypatch, tmp_path):
     """What the command would run."""
     seen = {}
@@ -108,9 +145,9 @@ def asked(monkeypatch, tmp_path):
     return seen
 
 
-def test_the_command_line_reaches_the_run(asked):
+def test_the_command_line_reaches_the_run(asked, checkpoint):
     words = (
-        "org/name",
+        checkpoint,
         "--dominant",
         54,
         "--contextual",
@@ -126,7 +163,8 @@ def test_the_command_line_reaches_the_run(asked):
     assert done.exit_code == 0 and done.output.strip().endswith("results.json"), done.output
     given = {key: value for key, value in asked["model"].items() if value is not None}
     assert given == {
-        "pretrained": "org/name",
+        "pretrained": str(checkpoint),
+        "method": "visionzip",
         "dominant": 54,
         "contextual": 10,
         "order": "spatial",
@@ -137,12 +175,34 @@ def test_the_command_line_reaches_the_run(asked):
     assert (asked["limit"], asked["processes"], str(asked["out"])) == (4, 2, "o")
 
 
-def test_without_options_the_whole_table_on_every_gpu(asked, monkeypatch):
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ((), ("visionzip-tuned", 54, 10)),
+        (("--dominant", 54, "--contextual", 10), ("visionzip-tuned", 54, 10)),
+        (("--dominant", 27, "--contextual", 5), ("visionzip", 27, 5)),
+        (("--method", "dense"), ("dense", None, None)),
+    ],
+)
+def test_the_model_is_told_what_it_is_so_that_a_report_can_read_it(asked, checkpoint, words, named):
+    (checkpoint / "config.json").write_text(json.dumps({"mm_compressor": VisionZip(54, 10).to_config()}))
+    assert invoke(checkpoint, "--model-base", "org/base", *words).exit_code == 0
+    model = asked["model"]
+    assert (model["method"], model["dominant"], model["contextual"]) == named
+    args = {key: str(value) for key, value in model.items() if value is not None}
+    assert as_measured(result(model_args=args)).record.method == named[0]
+
+
+def test_a_checkpoint_saved_without_a_compressor_is_dense(asked, checkpoint):
+    assert invoke(checkpoint).exit_code == 0 and asked["model"]["method"] == "dense"
+
+
+def test_without_options_the_whole_table_on_every_gpu(asked, checkpoint, monkeypatch):
     monkeypatch.setattr(lmms_run.torch.cuda, "device_count", lambda: 4)
-    assert invoke("org/name").exit_code == 0
+    assert invoke(checkpoint).exit_code == 0
     assert asked["processes"] == 4 and len(asked["config"].tasks) == 9 and asked["limit"] is None
     monkeypatch.setattr(lmms_run.torch.cuda, "device_count", lambda: 0)
-    assert invoke("org/name").exit_code == 0 and asked["processes"] == 1
+    assert invoke(checkpoint).exit_code == 0 and asked["processes"] == 1
 
 
 @pytest.mark.parametrize(
@@ -153,6 +213,12 @@ def test_without_options_the_whole_table_on_every_gpu(asked, monkeypatch):
         (("--config", "none.yaml"), "none.yaml: no such configuration"),
     ],
 )
-def test_wrong_wishes_end_with_a_message(asked, words, message):
-    done = invoke("org/name", *words)
+def test_wrong_wishes_end_with_a_message(asked, checkpoint, words, message):
+    done = invoke(checkpoint, *words)
     assert done.exit_code == 2 and message in done.output and not asked
+
+
+def test_a_folder_without_a_config_is_refused_before_anything_starts(asked, checkpoint):
+    (checkpoint / "config.json").unlink()
+    done = invoke(checkpoint)
+    assert done.exit_code == 2 and "expected a checkpoint, found no config.json in it" in done.output and not asked

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava.eval.methods import METHODS, apply_method, compressor_of, parse_budget, requested_budget
+from llava.eval.methods import METHODS, apply_method, compressor_of, named_run, parse_budget, requested_budget
 from visionzip import Budget, VisionZip, visionzip
 
 
@@ -60,6 +60,18 @@ def test_what_a_command_line_asks_for():
         requested_budget(None, 54, None)
     with pytest.raises(ValueError, match="method 'pool' needs a budget"):
         requested_budget("pool", None, None)
+
+
+def test_a_run_is_named_as_asked_for_else_as_the_checkpoint_was_saved():
+    tuned, budget = VisionZip(5, 2).to_config(), Budget(5, 2)
+    assert named_run(None, None, None, "c") == named_run("dense", None, None, "c") == ("dense", None)
+    assert named_run("visionzip", budget, None, "c") == ("visionzip", budget)
+    for method, asked in ((None, None), ("visionzip", budget), ("visionzip-tuned", budget)):
+        assert named_run(method, asked, tuned, "c") == ("visionzip-tuned", budget)
+    assert named_run("visionzip", Budget(4, 1), tuned, "c") == ("visionzip", Budget(4, 1))
+    assert named_run("pool", budget, tuned, "c") == ("pool", budget)
+    with pytest.raises(ValueError, match=r"c was saved with .*'pool'.*; say --method"):
+        named_run(None, None, {"method": "pool", "tokens": 7}, "c")
 
 
 def test_methods_replace_each_other_on_one_model():
