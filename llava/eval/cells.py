@@ -21,6 +21,7 @@ from llava.utils import write_text
 logger = logging.getLogger(__name__)
 
 COMPLETE, FAILED = "complete", "failed"
+ANSWERED = "answered"  # the answers are there, and a server has to score them
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Record:
 
     headline: the figure tables print (see `TaskScore`). accuracy: mean item score in percent. n: questions. figures:
     the benchmark's others. images: questions with a picture. tokens_per_image: mean over them of the visual tokens at
-    the language model's input.
+    the language model's input. stamp: what made it; its `how` (batch size, processes, attention kernel, fast path) is
+    no part of what makes records comparable. A score that came from a server has no items.
     """
 
     cell: str
@@ -54,6 +56,11 @@ class Record:
     def name(self) -> str:
         """<cell>/<task>."""
         return f"{self.cell}/{self.task}"
+
+    @property
+    def server(self) -> str | None:
+        """Who scores or scored it, where that is no program of ours."""
+        return self.figures.get("server")
 
 
 @dataclass(frozen=True)
@@ -97,22 +104,25 @@ def read_record(path: Path) -> Record:
 
 
 def is_done(out: Path, base: Record) -> bool:
-    """A complete record of the same inputs is there, with its items. A record that cannot be read is not done."""
+    """A complete record of the same inputs is there, with its items; or all answers, for a server. A record that
+    cannot be read is not done."""
     path = record_file(out, base.cell, base.task)
-    if not path.exists() or not items_file(out, base.cell, base.task).exists():
+    if not path.exists():
         return False
     try:
         record = read_record(path)
     except ValueError as error:
         logger.warning("%s; it is run again", error)
         return False
-    return record.status == COMPLETE and record.inputs == base.inputs
+    if record.inputs != base.inputs or record.status not in (COMPLETE, ANSWERED):
+        return False
+    return record.server is not None or items_file(out, base.cell, base.task).exists()
 
 
 def is_complete(out: Path, base: Record) -> bool:
-    """A complete record of this cell and benchmark is there, whatever its inputs."""
+    """A record with all answers of this cell and benchmark is there, whatever its inputs."""
     path = record_file(out, base.cell, base.task)
-    return path.exists() and read_record(path).status == COMPLETE
+    return path.exists() and read_record(path).status in (COMPLETE, ANSWERED)
 
 
 def read_records(out: Path) -> list[Record]:

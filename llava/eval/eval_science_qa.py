@@ -4,7 +4,8 @@
         --result-file playground/data/eval/scienceqa/answers/llava-v1.5-7b.jsonl \
         --output-file output.jsonl --output-result result.json
 
-A question is one with a picture if its stored prompt holds <image>, as in the public program.
+A question is one with a picture if its stored prompt holds <image>, and one without an answer has failed, as in the
+public program; how many these are is said.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ def main(
     """
     problems, splits = base_dir / "problems.json", base_dir / "pid_splits.json"
     labels, answers = labels_of(problems, splits, split), read_answers(result_file)
+    answers += _unanswered(labels, answers)
     seen = {str(answer.question_id) for answer in answers if DEFAULT_IMAGE_TOKEN in answer.prompt}
     questions = [Question(key, "", "image.png" if key in seen else None) for key in labels]
     result = score(questions, labels, answers)
@@ -53,6 +55,19 @@ def main(
     write_json_file(output_file, _by_outcome(labels, answers), indent=2)
     write_json_file(output_result, _summary(labels, answers, result), indent=2)
     write_score(out, result, [problems, splits, result_file])
+
+
+def _unanswered(labels: Mapping[str, Reference], answers: Sequence[Answer]) -> list[Answer]:
+    """What the public program puts in the place of missing answers: the word FAILED, to a prompt without a picture."""
+    answered = {str(answer.question_id) for answer in answers}
+    missing = [key for key in labels if key not in answered]
+    if missing:
+        typer.echo(
+            f"{len(missing)} of {len(labels)} questions have no answer and count as failed ones without a picture, as "
+            f"in the public program; first {', '.join(missing[:5])}",
+            err=True,
+        )
+    return [Answer(key, "Unknown", FAILED, "") for key in missing]
 
 
 def _by_outcome(labels: Mapping[str, Reference], answers: Sequence[Answer]) -> dict[str, list[dict[str, Any]]]:

@@ -3,8 +3,9 @@
     python -m llava.eval.grid --config configs/eval/miniature.yaml --out results/miniature
 
 What is complete and whose inputs (weights, question files, pictures, settings) are unchanged is skipped; what was
-stopped goes on where it stopped; what fails is recorded as failed and the others still run. The exit code is 1 if any
-failed; under torchrun it is 0, and `python -m llava.eval.report --strict` tells.
+stopped goes on where it stopped; what fails is recorded as failed and the others still run. Where a server scores, the
+file for it is written and named. The exit code is 1 if any failed; under torchrun it is 0, and
+`python -m llava.eval.report --strict` tells.
 """
 
 import gc
@@ -18,14 +19,16 @@ from typing import Any, Protocol
 
 import typer
 
+from llava.eval.answer_command import warn_of_template
 from llava.eval.answerer import Decoding, LlavaAnswerer
-from llava.eval.cells import COMPLETE, FAILED, Record, is_complete, is_done, write_record
+from llava.eval.cells import ANSWERED, COMPLETE, FAILED, Record, is_complete, is_done, write_record
 from llava.eval.generate import Answerer
 from llava.eval.grid_command import (
     BatchSize,
     Budgets,
     Config,
     Device,
+    JudgeName,
     Limit,
     Methods,
     Out,
@@ -70,6 +73,7 @@ class Checkpoint:
         """The model with the cell's method attached."""
         if self._loaded is None:
             self._loaded = load_model(self.source.path, self.source.base, self.device)
+            warn_of_template(self._loaded.name, self.config.generation.conv_mode)
         loaded, how = self._loaded, self.config.generation
         apply_method(loaded.model, cell.method, cell.budget, self.config.order)
         decoding = Decoding(how.conv_mode, num_beams=how.num_beams, max_new_tokens=max_new_tokens)
@@ -91,7 +95,8 @@ def run_grid(
     tasks: Sequence[str] | None = None,
     echo: Echo = logger.info,
 ) -> dict[str, str]:
-    """Run all that is not done. -> {"cell/task": "complete", "skipped", "failed" or "part" (of a launched run)}
+    """Run all that is not done. -> {"cell/task": "complete", "answered", "skipped", "failed" or "part" (of a launched
+    run)}
 
     Args:
         open_checkpoint: how a checkpoint becomes an answerer; called once a checkpoint, its cells run together.
@@ -139,7 +144,7 @@ def _run_or_record_failure(
             echo(f"{base.name}: complete, nothing changed; skipped")
             return SKIPPED
         answers_file = _work_folder(config) / _digest(base.inputs) / f"{base.cell}-{name}.jsonl"
-        scored = _scorer(task, config, answers_file)
+        scored = _scorer(cell, task, config, answers_file)
         answerer = opened.answerer(cell, settings["max_new_tokens"])
         record = measure(
             base, answerer, task.asked, scored, answers_file=answers_file, out=out, batch_size=config.batch_size
@@ -154,16 +159,23 @@ def _run_or_record_failure(
         echo(f"{base.name}: this rank is done; the last rank merges")
         return PART
     write_record(out, record)
+    if record.status == ANSWERED:
+        echo(
+            f"{base.name}: answered; send {record.figures['submission']} to {record.server}, then "
+            f"visionzip eval report --records {out} --server {base.name}=SCORE"
+        )
+        return ANSWERED
     tokens = "-" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f}"
     echo(f"{base.name}: {record.headline:.1f}, {tokens} tokens an image, {record.seconds:.0f} s")
     return COMPLETE
 
 
-def _scorer(task: Prepared, config: GridConfig, answers_file: Path) -> Scored:
+def _scorer(cell: Cell, task: Prepared, config: GridConfig, answers_file: Path) -> Scored:
     """The benchmark's own scoring, or the judge's; the grid's judgements are kept in one place, so that the same answer
     of two cells is judged once."""
     if task.benchmark.name not in JUDGED:
-        return task.scorer()
+        part = "" if config.limit is None else f"-first{config.limit}"
+        return task.scorer(f"{config.name}-{cell.name}{part}")
     reviews = _work_folder(config) / "reviews"
     return judged_scorer(task.benchmark, task.root, answers_file, reviews, Judge(model=config.judge))
 
@@ -194,11 +206,12 @@ def main(
     limit: Limit = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    judge: JudgeName = None,
 ) -> None:
     """Run a grid of methods and budgets over benchmarks."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        grid = read_grid(config, limit, batch_size)
+        grid = read_grid(config, limit, batch_size, judge, task or [])
         cells = grid.some_cells(method or [], budget or [])
         tasks = grid.some_tasks(task or [])
     except ValueError as error:

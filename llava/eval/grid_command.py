@@ -9,26 +9,47 @@ import typer
 
 from llava.eval.cells import FAILED
 from llava.eval.grid_config import GridConfig, read_config
+from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED
 
 Config = Annotated[Path, typer.Option(help="configs/eval/*.yaml")]
 Out = Annotated[Path, typer.Option(help="folder of the records")]
 Methods = Annotated[list[str] | None, typer.Option("--method", help="only this method; repeatable")]
 Budgets = Annotated[list[int] | None, typer.Option("--budget", help="only this total budget; repeatable")]
-Tasks = Annotated[list[str] | None, typer.Option("--task", help="only this benchmark; repeatable")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--task", help="only this benchmark; repeatable; also one of LLaVA's that the config leaves out"),
+]
 Limit = Annotated[int | None, typer.Option(help="only the first questions of each benchmark")]
 BatchSize = Annotated[int | None, typer.Option(help="instead of the config's")]
 Device = Annotated[str | None, typer.Option(help="default: a GPU if there is one")]
+JudgeName = Annotated[
+    str | None, typer.Option("--judge", help=f"adds {', '.join(JUDGED)}, judged by this model; needs OPENAI_API_KEY")
+]
 
 
-def read_grid(config: Path, limit: int | None, batch_size: int | None) -> GridConfig:
+def read_grid(
+    config: Path,
+    limit: int | None,
+    batch_size: int | None,
+    judge: str | None = None,
+    wanted: Sequence[str] = (),
+) -> GridConfig:
     """The grid, with what the command line changes of it.
 
+    Args:
+        judge: adds the judged benchmarks.
+        wanted: benchmarks asked for by name; those that the grid leaves out (the ones a server scores: a hundred
+            thousand questions a cell) are added.
+
     Raises:
-        ValueError: see `read_config`.
+        ValueError: see `read_config`; a judged benchmark is wanted and nobody judges.
     """
     grid = read_config(config)
+    more = [*(JUDGED if judge else ()), *(name for name in wanted if name in BENCHMARKS)]
     return replace(
         grid,
+        tasks=tuple(dict.fromkeys((*grid.tasks, *more))),
+        judge=judge or grid.judge,
         limit=grid.limit if limit is None else limit,
         batch_size=grid.batch_size if batch_size is None else batch_size,
     )

@@ -7,14 +7,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llava.eval.cells import COMPLETE, Record, items_of, write_items
+from llava.eval.cells import ANSWERED, COMPLETE, Record, items_of, write_items
 from llava.eval.generate import Answerer, Generation, generate_here
 from llava.eval.inputs import checkpoint_files, task_inputs
 from llava.eval.question_set import QuestionSet
+from llava.eval.shards import launched_shard
 from llava.eval.tasks.base import Benchmark, Reference, TaskScore
 from llava.provenance import stamp, without_machine_paths
 
-Scored = Callable[[QuestionSet, Generation], TaskScore]
+
+@dataclass(frozen=True)
+class Submitted:
+    """What stands in a score's place where only a server can give it. file: what to send there."""
+
+    server: str
+    file: Path
+
+
+Scored = Callable[[QuestionSet, Generation], TaskScore | Submitted]
 
 
 @dataclass(frozen=True)
@@ -46,17 +56,34 @@ class Prepared:
         read = self.benchmark.references
         return None if read is None else read(self.root, self.asked.questions)
 
-    def scorer(self) -> Scored:
-        """The benchmark's own scoring.
+    def scorer(self, name: str) -> Scored:
+        """The benchmark's own scoring; where the references are a server's, the file to send there is written.
+
+        Args:
+            name: of the run, and so of that file.
 
         Raises:
-            ValueError: the references are a server's or a judge's.
+            ValueError: it needs a judge.
         """
-        references, score = self.references, self.benchmark.score
-        if references is None or score is None:
-            told = self.benchmark.server or "it needs a judge"
-            raise ValueError(f"{self.benchmark.name} cannot be scored here: {told}")
-        return lambda asked, done: score(asked.questions, references, done.answers)
+        references, score, server = self.references, self.benchmark.score, self.benchmark.server
+        if references is not None and score is not None:
+            return lambda asked, done: score(asked.questions, references, done.answers)
+        if server is None:
+            raise ValueError(f"{self.benchmark.name} cannot be scored here: it needs a judge")
+
+        def submitted(_asked: QuestionSet, done: Generation) -> Submitted:
+            file = self.submit(done, name)
+            assert file is not None, f"{self.benchmark.name}: a server without a file for it"
+            return Submitted(server, file)
+
+        return submitted
+
+    def submit(self, done: Generation, name: str) -> Path | None:
+        """Write the file that a server or the official scorer takes -> where it lies; None where neither is."""
+        write, upload = self.benchmark.submit, self.benchmark.upload
+        if write is None or upload is None:
+            return None
+        return write(self.root, self.asked, done.answers, self.root / upload.format(name=name))
 
 
 def record_inputs(
@@ -87,7 +114,8 @@ def measure(
     out: Path,
     **options: Any,
 ) -> Record | None:
-    """Answer, score and write the items; the record is `base` completed, None where another rank merges.
+    """Answer, score and write the items; the record is `base` completed, or with all answers where a server scores
+    them. None where another rank merges.
 
     Args:
         base: says which cell and benchmark this is, and its inputs.
@@ -98,19 +126,33 @@ def measure(
     if done is None:
         return None
     score = scored(asked, done)
+    answered = replace(
+        base,
+        status=ANSWERED,
+        n=len(done.answers),
+        tokens_per_image=done.tokens_per_image,
+        images=sum(question.image is not None for question in asked.questions),
+        seconds=round(time.monotonic() - started, 1),
+        stamp=stamp(dtype=answerer.settings.get("dtype"), how=_how(answerer, options)),
+    )
+    if isinstance(score, Submitted):
+        return replace(answered, figures={"server": score.server, "submission": score.file.as_posix()})
     write_items(out, base.cell, base.task, items_of(asked.questions, done.answers, score))
     return replace(
-        base,
+        answered,
         status=COMPLETE,
         headline=score.headline,
         accuracy=score.accuracy,
         n=score.n,
         figures=score.extra,
-        tokens_per_image=done.tokens_per_image,
-        images=sum(question.image is not None for question in asked.questions),
-        seconds=round(time.monotonic() - started, 1),
-        stamp=stamp(dtype=answerer.settings.get("dtype")),
     )
+
+
+def _how(answerer: Answerer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes a record's time, and tokens by rounding at most: no two records are kept apart by it."""
+    launched = launched_shard()
+    processes = 1 if launched is None else launched.count
+    return {"batch_size": options.get("batch_size", 1), "processes": processes, **answerer.how}
 
 
 def budget_record(budget: Any) -> dict[str, int] | None:

@@ -3,7 +3,7 @@
     python -m llava.eval.report --records results/miniature --out results/miniature --update-readme README.md
 
 Writes table.md, table.csv and table.tex (the table alone), report.md and accuracy.png; with --update-readme also the
-text between the two markers of a README.
+text between the two markers of a README, with --server the scores that a server gave into their records.
 """
 
 import os
@@ -16,13 +16,14 @@ import typer
 
 from llava.eval.beside import FIGURE_TOLERANCE, Beside, stand_beside
 from llava.eval.bootstrap import DRAWS
-from llava.eval.cells import COMPLETE, Record, read_items, read_records
+from llava.eval.cells import ANSWERED, COMPLETE, FAILED, Record, read_items, read_records
 from llava.eval.compare import Measured, Row, build_rows, complete
 from llava.eval.grid_config import read_config
 from llava.eval.judge.benchmarks import BENCHMARKS
 from llava.eval.lmms_records import TITLES as LMMS_TITLES
 from llava.eval.lmms_records import read_measured
 from llava.eval.published import PublishedTable, read_published
+from llava.eval.server_scores import ENTERED, enter_score
 from llava.eval.table import Table
 from llava.utils import write_text
 
@@ -86,12 +87,16 @@ def render_report(rows: Sequence[Row], name: str, over: Sequence[str], publicati
     ]
     if publication is not None:
         parts.append(_about_published(publication))
-    failed = [
-        f"- `{record.name}`: {record.error}"
-        for row in rows
-        for record in row.records.values()
-        if record.status != COMPLETE
+    everything = [record for row in rows for record in row.records.values()]
+    waiting = [
+        f"- `{record.name}`: send `{record.figures['submission']}` to {record.server}, "
+        f"then `--server {record.name}=SCORE`"
+        for record in everything
+        if record.status == ANSWERED
     ]
+    if waiting:
+        parts += ["## Waiting for a server", "\n".join(waiting)]
+    failed = [f"- `{record.name}`: {record.error}" for record in everything if record.status == FAILED]
     if failed:
         parts += ["## Failed", "\n".join(failed)]
     if done:
@@ -108,6 +113,8 @@ def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
         metric = f"{BENCHMARKS[task].metric}; " if task in BENCHMARKS else "by lmms-eval; "
         columns.append(f"{title_of(task)} ({metric}{asked}{f', the first {limit} only' if limit else ''})")
     guests = ", ".join(dict.fromkeys(row.guest for row in rows if row.guest))
+    served = [one for row in rows for one in row.records.values() if one.status == COMPLETE and one.server]
+    sources = "; ".join(dict.fromkeys(f"{title_of(one.task)} by {one.server}" for one in served))
     return (
         f"- Columns: {'; '.join(columns)}.\n"
         "- *Tokens*: visual tokens that entered the language model, counted at its input, mean over all images.\n"
@@ -120,6 +127,7 @@ def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
         "- VisionZip‡: projector tuned with the compressor in place. The other methods keep as many tokens in simpler "
         "ways, untuned: they are the controls. Scoring follows the benchmarks' official rules, faults included."
         + (f"\n- Rows of {guests}: another model, asked the same; relative to the dense row." if guests else "")
+        + (f"\n- {ENTERED}, so without items and interval: {sources}." if served else "")
     )
 
 
@@ -202,7 +210,7 @@ def _published_cells(beside: Beside, tasks: Sequence[str]) -> tuple[str, ...]:
 def _figure(record: Record | None) -> str:
     if record is None:
         return "-"
-    return "failed" if record.status != COMPLETE or record.headline is None else f"{record.headline:.1f}"
+    return record.status if record.headline is None else f"{record.headline:.1f}"
 
 
 def collect(folders: Sequence[Path]) -> list[Measured]:
@@ -260,6 +268,9 @@ def main(
         list[str] | None, typer.Option(help="NAME=FOLDER: another model's records, relative to this dense; repeatable")
     ] = None,
     published: Annotated[Path | None, typer.Option(help="configs/paper/*.yaml to show beside")] = None,
+    server: Annotated[
+        list[str] | None, typer.Option(help="CELL/BENCHMARK=SCORE that a server gave, kept in the record; repeatable")
+    ] = None,
     tolerance: Annotated[float, typer.Option(help="points our average may differ from the published one")] = 1.5,
     strict: Annotated[bool, typer.Option("--strict", help="exit status 1 if a record failed")] = False,
     update_readme_file: Annotated[
@@ -274,6 +285,8 @@ def main(
         folders = [*(records or []), *(lmms or [])]
         if not folders:
             raise ValueError("nothing to report: give --records or --lmms")
+        for score in server or []:
+            enter_score(records or [], score)
         title = name or (config.name if config else folders[0].resolve().name)
         measured = collect(records or []) + read_measured(lmms or []) + collect_guests(other or [])
         chosen = declared(measured, over or [], config.average_over if config else ())
@@ -296,7 +309,7 @@ def main(
         raise typer.BadParameter(str(error)) from error
     typer.echo(table.to_markdown())
     typer.echo(f"wrote table.md, table.csv, table.tex, report.md and accuracy.png to {out}")
-    if strict and any(one.record.status != COMPLETE for one in measured):
+    if strict and any(one.record.status == FAILED for one in measured):
         raise typer.Exit(1)
 
 

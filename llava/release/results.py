@@ -167,7 +167,7 @@ def _share(row: Mapping[str, Any], dense: Mapping[str, float]) -> str:
 
 def _shown(row: Mapping[str, Any], task: str) -> str:
     status = row["tasks"].get(task, row)["status"]
-    return _figure(_figure_of(row, task)) if status == COMPLETE else "failed"
+    return _figure(_figure_of(row, task)) if status == COMPLETE else status
 
 
 def _figure(value: float | None) -> str:

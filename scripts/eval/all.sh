@@ -2,7 +2,7 @@
 # LLaVA's benchmarks one after another. One that fails does not stop the others; the exit status tells whether any did.
 #
 #   bash scripts/eval/all.sh liuhaotian/llava-v1.5-7b --dominant 54 --contextual 10
-#   BENCHMARKS="pope gqa" bash scripts/eval/all.sh checkpoints/zip-tune-7b --model-base liuhaotian/llava-v1.5-7b
+#   BENCHMARKS="pope gqa" bash scripts/eval/all.sh checkpoints/zip_tune_v1_5_7b_64 --model-base liuhaotian/llava-v1.5-7b
 #
 # BENCHMARKS: which (default: the ten that need no judge; all twelve: add llavabench mmvet). Other settings and flags:
 # bash scripts/eval/benchmark.sh --help. What is answered already is not asked again.

@@ -7,7 +7,9 @@
 #   --dominant --contextual --method --order     compression; without them as the checkpoint was saved
 #   --model-base BASE                            for a tuned projector or a LoRA
 #   --batch-size --num-workers --limit --out     how to run, and where the record goes (runs/benchmarks/<checkpoint>)
-#   --judge MODEL                                llavabench and mmvet; they need OPENAI_API_KEY (and OPENAI_BASE_URL)
+#   --name NAME                                  of the answers, where two runs would share a file: it says so
+#   --judge MODEL --dry-run --price-in --price-out --workers
+#                                                llavabench and mmvet; they need OPENAI_API_KEY (and OPENAI_BASE_URL)
 #
 # Read from the environment: EVAL_DATA, the eval root (default: playground/data/eval); NUM_PROCESSES (default: GPUs, or 1);
 # CUDA_VISIBLE_DEVICES. A run that was stopped goes on where it stopped.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's "13B faster and better than 7B" on LLaVA-NeXT, accuracy side: 7B dense beside 13B dense and VisionZip.
+# The paper's "13B faster and better than 7B" on LLaVA-NeXT, accuracy side: 7B dense beside 13B with all methods.
 #
 #   bash scripts/eval/reproduce_13b_vs_7b.sh
 #   OUT=runs/part bash scripts/eval/reproduce_13b_vs_7b.sh --task textvqa --limit 500

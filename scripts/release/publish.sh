@@ -4,7 +4,7 @@
 #   bash scripts/release/publish.sh TUNED BASE OUT REPO [flags of publish...]
 #   LICENSE=apache-2.0 BASE_MODEL=me/llava-mini-v1.5 TOWER=me/clip-mini-patch14-168 \
 #     bash scripts/release/publish.sh checkpoints/mini-zip playground/miniature/llava-mini-v1.5 checkpoints/mini-release me/mini
-#   LICENSE=llama2 RESULTS=results/7b bash scripts/release/publish.sh checkpoints/zip-tune-7b liuhaotian/llava-v1.5-7b checkpoints/zip-7b me/zip-7b --upload
+#   LICENSE=llama2 RESULTS=results/7b bash scripts/release/publish.sh checkpoints/zip_tune_v1_5_7b_64 liuhaotian/llava-v1.5-7b checkpoints/zip-7b me/zip-7b --upload
 #
 # Without --upload nothing is sent (a dry run). OUT must be a new folder.
 #

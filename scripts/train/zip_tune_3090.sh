@@ -9,7 +9,8 @@
 #   CONFIG     configs/train/zip_tune_3090_7b.yaml (default) or zip_tune_3090_13b.yaml
 #   flags      any option of python -m llava.train.train
 #
-# All cards are used, the global batch stays 128; into checkpoints/ under the config's name.
+# All cards are used, the global batch stays 128. The recipe is that of zip_tune_v1_5_7b.yaml (or 13b), and so is the folder:
+# checkpoints/zip_tune_v1_5_7b_64. With another budget name another: --output_dir checkpoints/zip_tune_v1_5_7b_128
 # Processes, ports and other settings: see scripts/train/launch.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -20,4 +21,5 @@ if [[ "${1:-}" == *.yaml ]]; then
   config="$1"
   shift
 fi
-exec bash scripts/train/zip_tune.sh "$config" --output_dir "checkpoints/$(basename "$config" .yaml)" "$@"
+name="$(basename "$config" .yaml)"
+exec bash scripts/train/zip_tune.sh "$config" --output_dir "checkpoints/${name/3090/v1_5}_64" "$@"

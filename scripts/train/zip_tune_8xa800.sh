@@ -5,7 +5,7 @@
 #     --out playground/data/mix665k_tenth.json
 #   bash scripts/train/zip_tune_8xa800.sh [flags...]
 #
-# 16 rows per card and step, 128 over all; into checkpoints/zip_tune_v1_5_7b. Flags are those of python -m llava.train.train.
+# 16 rows per card and step, 128 over all; into checkpoints/zip_tune_v1_5_7b_64. Flags are those of python -m llava.train.train.
 # Processes, ports and other settings: see scripts/train/launch.sh (NUM_PROCESSES is 8 here).
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -13,4 +13,4 @@ case "${1:-}" in -h | --help) usage && exit 0 ;; esac
 
 export NUM_PROCESSES="${NUM_PROCESSES:-8}"
 exec bash scripts/train/zip_tune.sh configs/train/zip_tune_v1_5_7b.yaml --per_device_train_batch_size 16 \
-  --output_dir checkpoints/zip_tune_v1_5_7b "$@"
+  --output_dir checkpoints/zip_tune_v1_5_7b_64 "$@"

@@ -123,6 +123,11 @@ def test_eval_configs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert read_lmms_config(config.lmms.config).only(config.lmms.tasks).tasks
         columns |= {task_name(task) for task in config.lmms.tasks}
     assert set(config.average_over) <= columns
+    if config.tuned is not None and path.stem != "miniature":
+        assert config.methods == ("dense", "visionzip", "visionzip-tuned", "random", "uniform", "pool", "downsample")
+        recipe = parse(ROOT / "configs" / "train" / f"{Path(config.tuned.path).name.removesuffix('_{total}')}.yaml")
+        assert config.tuned.path.startswith("checkpoints/zip_tune_")
+        assert recipe["model_name_or_path"] == config.tuned.base == config.model.path
     if config.published is not None:
         table = read_published(config.published)
         assert set(config.average_over) <= set(table.columns)

@@ -96,15 +96,33 @@ def test_answers_only_a_server_can_score_are_written_and_named(home, tmp_path):
     arguments = ["vqav2", "--model-path", home / "playground/miniature/llava-mini-v1.5", "--root", root]
     said = invoke(run_benchmark.app, [*arguments, "--out", tmp_path / "out", "--max-new-tokens", 3])
     (tmp_path / "hidden.json").rename(hidden)
-    assert "send it the file named above" in said and not (tmp_path / "out").exists()
+    assert "send it the file named above" in said and "--server dense/vqav2=SCORE" in said
+    assert read_record(tmp_path / "out" / "cells" / "dense" / "vqav2.json").status == "answered"
+    table = invoke(
+        report.app, ["--records", tmp_path / "out", "--out", tmp_path / "table", "--server", "dense/vqav2=70"]
+    )
+    assert "| dense | 16 | 70.0 |" in table
     rows = json.loads((root / "vqav2/answers_upload/llava_vqav2_mscoco_test-dev2015/llava-mini-v1.5.json").read_text())
     everything = (root / "vqav2/llava_vqav2_mscoco_test2015.jsonl").read_text().count("\n")
     assert len(rows) == everything > QUESTIONS
 
 
+def test_a_dry_run_of_a_judged_script_answers_and_sends_nothing(home, tmp_path, monkeypatch):
+    root, checkpoint = home / "playground/data/miniature/eval", home / "playground/miniature/llava-mini-v1.5"
+    flags = ("--out", tmp_path / "out", "--judge", "dear", "--dry-run", "--price-in", 30, "--price-out", 60)
+    (command,) = started(
+        "scripts/eval/mmvet.sh", checkpoint, *flags, venv=tmp_path / "venv", environment={"EVAL_DATA": str(root)}
+    )
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    said = invoke(run_benchmark.app, [*command[2:], "--max-new-tokens", 3])
+    assert "judge dear: " in said and "at the given prices" in said and "nothing was sent to the judge" in said
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["gqa", "--dry-run"], "--dry-run estimates what a judge takes: it is for llavabench, mmvet; got gqa"),
         (["vqa"], "unknown benchmark 'vqa'; known: gqa, mmbench"),
         (["gqa", "--root", "nowhere"], "nowhere/gqa/llava_gqa_testdev_balanced.jsonl, nowhere/gqa/data/images"),
         (["mmvet", "--limit", "3"], "--limit: mmvet is judged whole"),

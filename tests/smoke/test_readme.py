@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.smoke import layout
 
@@ -159,6 +160,25 @@ def test_python_blocks_run(block: Block) -> None:
         pytest.skip("the miniature model is not there")
     run = subprocess.run([sys.executable, "-c", block.text], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_the_tuning_commands_fill_the_folders_the_grids_look_in() -> None:
+    """One rule for names: a page has a command for each tuned cell of the paper's grids: recipe, budget and folder."""
+    from llava.eval.grid_config import read_config
+
+    tuned: dict[str, tuple[str, int, int]] = {}
+    for words in (words for block in BLOCKS if block.language == "bash" for words in commands(block)):
+        if words[:2] == ["bash", "scripts/train/zip_tune.sh"]:
+            recipe = yaml.safe_load((ROOT / words[2]).read_text("utf-8"))
+            flags = dict(zip(words[3::2], words[4::2], strict=False))
+            kept = [int(flags.get(f"--{key}", recipe[key])) for key in ("zip_dominant", "zip_contextual")]
+            tuned[flags["--output_dir"]] = (recipe["model_name_or_path"], kept[0], kept[1])
+    grids = [read_config(file) for file in (ROOT / "configs" / "eval").glob("table*.yaml")]
+    cells = [cell for grid in grids for cell in grid.cells() if cell.method == "visionzip-tuned"]
+    assert len(cells) == 9
+    for cell in cells:
+        assert cell.budget is not None and cell.source.path in tuned, f"no command on a page fills {cell.source.path}"
+        assert tuned[cell.source.path] == (cell.source.base, cell.budget.dominant, cell.budget.contextual)
 
 
 def test_readme_lists_every_file() -> None:

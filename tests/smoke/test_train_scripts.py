@@ -1,6 +1,7 @@
 """Every training script trains two steps of its shipped recipe on a tiny model, and every recipe one step."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,22 @@ def started_by(script: str, given: list[str], venv: Path) -> list[str]:
     (command,) = started(f"scripts/train/{script}.sh", *given, venv=venv, environment={"NUM_PROCESSES": "1"})
     assert command[:2] == ["-m", "llava.train.train"]
     return command[2:]
+
+
+@pytest.mark.parametrize(
+    ("script", "given", "folder"),
+    [
+        ("zip_tune_8xa800", [], "checkpoints/zip_tune_v1_5_7b_64"),
+        ("zip_tune_3090", [], "checkpoints/zip_tune_v1_5_7b_64"),
+        ("zip_tune_3090", ["configs/train/zip_tune_3090_13b.yaml"], "checkpoints/zip_tune_v1_5_13b_64"),
+        ("zip_tune_3090", ["--output_dir", "elsewhere"], "elsewhere"),
+    ],
+)
+def test_the_tuned_projector_goes_where_the_grids_look(
+    tmp_path: Path, script: str, given: list[str], folder: str
+) -> None:
+    command = started_by(script, given, tmp_path / "venv")
+    assert [value for flag, value in pairwise(command) if flag == "--output_dir"][-1] == folder
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

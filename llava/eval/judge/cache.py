@@ -83,5 +83,11 @@ def _load(file: Path) -> tuple[dict[str, Said], bool]:
 def _parse(row: dict[str, Any]) -> tuple[str, Said]:
     if not isinstance(row["text"], str):
         raise ValueError(f"expected 'text' to be a string, got {row['text']!r}")
-    said = Said(row["text"], str(row["served_by"]), row.get("prompt_tokens"), row.get("completion_tokens"))
+    said = Said(
+        row["text"],
+        str(row["served_by"]),
+        row.get("prompt_tokens"),
+        row.get("completion_tokens"),
+        tuple(row.get("unsent", ())),
+    )
     return str(row["digest"]), said

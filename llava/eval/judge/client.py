@@ -7,11 +7,14 @@ several points. So the name asked for and the name the endpoint answered with ar
 
 import hashlib
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 KEY, BASE_URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 WARMER = 0.5  # what a repeated attempt adds to the temperature: at 0 it would say the same again
@@ -24,7 +27,8 @@ class Judge:
 
     model, temperature: None is the benchmark's published one. workers: calls at a time. attempts: how often a reply
     that holds no score is asked for, in all. max_retries: of one call that fails (429, 5xx, timeout), with growing
-    pauses. timeout: seconds of one call. price_in, price_out: per million prompt / completion tokens.
+    pauses. timeout: seconds of one call. price_in, price_out: per million prompt / completion tokens. dry_run: only
+    estimate.
 
     Raises:
         ValueError: a number out of range, or one price without the other.
@@ -38,6 +42,7 @@ class Judge:
     timeout: float = 120.0
     price_in: float | None = None
     price_out: float | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         if min(self.workers, self.attempts) < 1 or self.max_retries < 0 or self.timeout <= 0:
@@ -75,12 +80,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Said:
-    """What came back. served_by: the name the endpoint gave its model."""
+    """What came back. served_by: the name the endpoint gave its model. unsent: settings of the request that the
+    endpoint refuses, so that its own counted."""
 
     text: str
     served_by: str
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    unsent: tuple[str, ...] = ()
 
 
 Ask = Callable[[Request, int], Said]
@@ -104,22 +111,43 @@ def connect(judge: Judge) -> Ask:
     except ImportError as error:
         raise ValueError("the judge needs the package openai: pip install 'llava-visionzip[eval]'") from error
     client = openai.OpenAI(api_key=key, max_retries=judge.max_retries, timeout=judge.timeout)
+    refused: set[str] = set()  # what one call learns of the endpoint spares the others the refusal
 
     def ask(request: Request, attempt: int) -> Said:
         messages: Any = [dict(message) for message in request.messages]
-        try:
-            completion = client.chat.completions.create(
-                model=request.model,
-                messages=messages,
-                temperature=request.at(attempt),
-                max_tokens=request.max_tokens,
-            )
-        except openai.OpenAIError as error:
-            # Servers repeat the key in their complaints; `from None`: a traceback would show the first wording.
-            raise ValueError(re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", _explain(error, request))) from None
-        return _read(completion, request)
+        settings = {"temperature": request.at(attempt), "max_tokens": request.max_tokens}
+        while True:
+            unsent = frozenset(refused)
+            try:
+                completion: Any = client.chat.completions.create(
+                    model=request.model, messages=messages, **_accepted(settings, unsent)
+                )
+            except openai.OpenAIError as error:
+                named = _refused(error) - unsent
+                if not named:
+                    # Servers repeat the key in their complaints; `from None`: a traceback would show the first wording.
+                    told = re.sub(rf"(?<!\w){re.escape(key)}(?!\w)", "***", _explain(error, request))
+                    raise ValueError(told) from None
+                logger.warning("%s refuses %s; asking without", request.model, ", ".join(sorted(named)))
+                refused.update(named)
+                continue
+            return replace(_read(completion, request), unsent=tuple(sorted(unsent - {"max_tokens"})))
 
     return ask
+
+
+def _accepted(settings: Mapping[str, Any], refused: Collection[str]) -> dict[str, Any]:
+    """The settings an endpoint takes: newer hosted models know `max_tokens` by another name, and some have one
+    temperature."""
+    sent = {name: value for name, value in settings.items() if name not in refused}
+    return sent if "max_tokens" in sent else {**sent, "max_completion_tokens": settings["max_tokens"]}
+
+
+def _refused(error: Exception) -> set[str]:
+    """The settings that a refusal (HTTP 400) names."""
+    if getattr(error, "status_code", None) != 400:
+        return set()
+    return {name for name in ("temperature", "max_tokens") if re.search(rf"\b{name}\b", str(error))}
 
 
 def _explain(error: Exception, request: Request) -> str:

@@ -31,12 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Judgement(Generic[T]):
-    """A reply that could be read. attempts: how often it was asked for."""
+    """A reply that could be read. attempts: how often it was asked for. unsent: see `Said`."""
 
     value: T
     text: str
     served_by: str
     attempts: int
+    unsent: tuple[str, ...] = ()
+
+
+class OnlyEstimated(Exception):
+    """A dry run: the estimate is printed, and nothing was sent."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class JudgeResult:
     """A judged benchmark's outcome.
 
     task: its name. score: percent. n: questions that were scored. extra: judge, served_by, temperature, prompt (its
-    version), questions (all), excluded (ids no readable reply came for), reasked, and the benchmark's own figures.
+    version), questions (all), excluded (ids no readable reply came for), reasked, unsent (settings the endpoint
+    refused, if any), and the benchmark's own figures.
     items: question id -> score in 0..1, in the order of the questions.
     """
 
@@ -109,9 +115,12 @@ def judge_all(
 
     Raises:
         ValueError: no key, or the endpoint failed; what was judged till then is kept.
+        OnlyEstimated: `judge.dry_run`.
     """
     foreseen = estimate(requests, read, judge, cache)
     typer.echo(str(foreseen), err=True)
+    if judge.dry_run:
+        raise OnlyEstimated
     every = _distinct(requests)
     ask = connect(judge) if foreseen.calls else _nothing_to_ask
     judged: dict[str, Judgement[T] | None] = {}
@@ -164,6 +173,7 @@ def describe(
             model,
             ", ".join(excluded),
         )
+    unsent = sorted({name for one in scored.values() for name in one.unsent})
     return scored, {
         "judge": model,
         "served_by": sorted({one.served_by for one in scored.values()}),
@@ -172,6 +182,7 @@ def describe(
         "questions": len(judgements),
         "excluded": excluded,
         "reasked": sum(one.attempts > 1 for one in scored.values()),
+        **({"unsent": unsent} if unsent else {}),
     }
 
 
@@ -218,7 +229,7 @@ def _settle(
         said = cache.get(request, attempt) or cache.add(request, attempt, ask(request, attempt))
         value = read(said.text)
         if value is not None:
-            return Judgement(value, said.text, said.served_by, attempt + 1)
+            return Judgement(value, said.text, said.served_by, attempt + 1, said.unsent)
         logger.info("question_id %s: no score in %r (attempt %d)", request.key, said.text[:80], attempt + 1)
     return None
 

@@ -4,6 +4,7 @@ and the workbook the server takes."""
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,10 @@ _NEEDED = ("index", "question", "A", "B", "image")
 _NOT_SUBMITTED = ("hint", "category", "source", "image", "comment", "l2-category")
 _PREDICTION = 6  # place of the answer's column in the workbook
 _LONGEST_NUMBER = 20  # an image cell up to this long that is a number names another row
+# What LLaVA's program takes for an empty cell: the words pandas reads as missing, and any spelling of two of them.
+_MISSING = frozenset(
+    ";#N/A;#N/A N/A;#NA;-1.#IND;-1.#QNAN;-NaN;-nan;1.#IND;1.#QNAN;<NA>;N/A;NA;NULL;NaN;None;n/a;nan;null".split(";")
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def read_asked(
     asked: list[Asked] = []
     for row in rows:
         options = _options(file, row)
-        for turn in range(len(options) if all_rounds else 1):
+        for turn in range(max(1, len(options)) if all_rounds else 1):
             asked.append(_ask(row, options, turn, names[row["index"]], suffix, shared=all_rounds and len(options) > 1))
     return asked, pictures
 
@@ -108,7 +113,7 @@ def write_submission(file: Path, answers: Sequence[Answer], target: Path) -> Pat
 
 
 def _table(file: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """All cells as text, an empty one as "": pandas would read the option `None` as missing."""
+    """All cells as text, an empty one as "": pandas would turn words and numbers into values."""
     if not file.is_file():
         raise ValueError(f"{file}: expected a table of tab-separated values, found nothing there")
     wanted = None if columns is None else lambda name: name in columns
@@ -144,22 +149,23 @@ def _pictures(file: Path, rows: Sequence[Mapping[str, str]]) -> tuple[dict[str, 
 
 
 def _options(file: Path, row: Mapping[str, str]) -> tuple[str, ...]:
-    """The options up to the first missing one, as the public program shows them."""
-    options: list[str] = []
-    for letter in OPTIONS:
-        if not row.get(letter):
-            break
-        options.append(row[letter])
-    if not options:
+    """The options up to the first missing one, as the public program shows them: it drops an option `None` and all
+    after it, even the first, and so asks some questions without their right answer."""
+    if not row.get("A"):
         raise ValueError(f"{file}: row {row['index']} has no option A")
-    return tuple(options)
+    cells = [row.get(letter) for letter in OPTIONS]
+    return tuple(str(cell) for cell in takewhile(lambda cell: not _is_missing(cell), cells))
+
+
+def _is_missing(cell: str | None) -> bool:
+    return cell is None or cell in _MISSING or cell.lower() in ("none", "nan")
 
 
 def _ask(row: Mapping[str, Any], options: tuple[str, ...], turn: int, image: str, suffix: str, shared: bool) -> Asked:
     turned = options[turn:] + options[:turn]
     letters = OPTIONS[: len(options)]
     shown = [f"{letter}. {option}" for letter, option in zip(letters, turned, strict=True)]
-    words = [*([row["hint"]] if row.get("hint") else []), row["question"], *shown]
+    words = [*([] if _is_missing(row.get("hint")) else [row["hint"]]), row["question"], *shown]
     return Asked(
         Question(int(row["index"]), "\n".join(words) + suffix, image, row.get("category") or None, shared),
         turned,

@@ -1,6 +1,7 @@
 """The programs that answer: one set of options, ScienceQA's list, MMBench's table and rounds."""
 
 import json
+import shutil
 
 import pytest
 import typer
@@ -11,7 +12,7 @@ from llava.eval.answer_command import AnswerOptions, answer_command, conversatio
 from llava.eval.tasks import TASKS
 from llava.eval.tasks.mmbench_table import read_asked
 from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
-from tests.tiny_eval import LETTER, write_root
+from tests.tiny_eval import LETTER, picture, write_root
 
 PROGRAMS = {
     "model_vqa": model_vqa,
@@ -91,6 +92,40 @@ def test_open_questions(world, tmp_path):
     assert "5 answers (5 new)" in result.output and "7.0 visual tokens an image" in result.output
 
 
+def test_other_weights_or_pictures_under_the_same_names_do_not_go_on_in_the_file(world, tmp_path):
+    checkpoint = tmp_path / "llava-tiny"
+    shutil.copytree(world / "llava-tiny", checkpoint)
+    shutil.copytree(world / "pope/val2014", tmp_path / "val2014")
+    flags = {"question-file": world / TASKS["pope"].questions, "image-folder": tmp_path / "val2014"}
+    flags |= {"batch-size": 5, "max_new_tokens": 2, "model-path": checkpoint}
+    answers = tmp_path / "a.jsonl"
+    assert "5 answers (5 new)" in run(world, "model_vqa", answers, **flags).output
+    before = answers.read_bytes()
+    other = write_v15(tiny_vicuna_llava(tmp_path / "other", seed=1), tmp_path / "llava-other")
+    shutil.copy(other / "pytorch_model-00002-of-00002.bin", checkpoint)
+    assert refusal(run(world, "model_vqa", answers, **flags)) == "model/pytorch_model-00002-of-00002.bin"
+    picture(tmp_path / "val2014/COCO_1.jpg", shade=99)
+    flags["model-path"] = world / "llava-tiny"
+    changed = refusal(run(world, "model_vqa", answers, **flags))
+    assert "model_path" in changed and answers.read_bytes() == before  # settings are told first
+    shutil.rmtree(checkpoint)
+    shutil.copytree(world / "llava-tiny", checkpoint)
+    assert refusal(run(world, "model_vqa", answers, **flags | {"model-path": checkpoint})) == "pictures"
+
+
+def refusal(result):
+    """What differs, as the message has it in brackets."""
+    said = " ".join(result.output.replace("│", " ").split())
+    assert result.exit_code == 2 and "was begun with other" in said and "to ask anew delete a.jsonl" in said, said
+    return said.partition("begun with other")[2].partition(" (")[2].partition("); to ask anew")[0]
+
+
+def test_missing_pictures_are_told_before_the_model_is_loaded(world, tmp_path):
+    flags = {"question-file": world / TASKS["gqa"].questions, "image-folder": tmp_path, "model-path": "nowhere"}
+    said = run(world, "model_vqa_loader", tmp_path / "a.jsonl", **flags)
+    assert said.exit_code == 2 and "1 of 1 pictures are not in" in " ".join(said.output.replace("│", " ").split())
+
+
 def test_the_fast_path_writes_the_same_file_and_goes_on_in_it(world, tmp_path):
     """Settings do not know which path answered: a file begun by one is continued by the other."""
     flags = {"question-file": world / TASKS["pope"].questions, "image-folder": world / "pope/val2014", "batch-size": 2}
@@ -122,7 +157,8 @@ def test_mmbench_lines_carry_the_options(world, tmp_path):
     assert run(world, "model_vqa_mmbench", tmp_path / "a.jsonl", **flags).exit_code == 0
     written = rows(tmp_path / "a.jsonl")
     assert [row["question_id"] for row in written] == [7, 8, 1000007, 1000008]
-    assert written[1]["options"] == ["None", "left", "right"] and written[1]["option_char"] == ["A", "B", "C"]
+    assert written[0]["options"] == ["cat", "dog"] and written[0]["option_char"] == ["A", "B"]
+    assert written[1]["options"] == written[1]["option_char"] == []  # the first reads `None`: see mmbench_table
     assert {row["round_id"] for row in written} == {0} and written[0]["prompt"].endswith("请直接回答选项字母。")
     before = (tmp_path / "a.jsonl").read_bytes()
     again = run(world, "model_vqa_mmbench", tmp_path / "a.jsonl", **flags)
@@ -133,9 +169,10 @@ def test_mmbench_rounds_and_chunks(world, tmp_path):
     flags = {"question-file": world / TASKS["mmbench"].questions, "all-rounds": True}
     assert run(world, "model_vqa_mmbench", tmp_path / "all.jsonl", **flags).exit_code == 0
     whole = rows(tmp_path / "all.jsonl")
-    assert [(row["question_id"], row["round_id"]) for row in whole[:5]] == [(7, 0), (7, 1), (8, 0), (8, 1), (8, 2)]
-    assert whole[3]["options"] == ["left", "right", "None"] and whole[3]["option_char"] == ["B", "C", "A"]
-    assert whole[3]["prompt"] == "Where?\nA. left\nB. right\nC. None"
+    turns = [(7, 0), (7, 1), (8, 0), (1000007, 0), (1000007, 1)]
+    assert [(row["question_id"], row["round_id"]) for row in whole[:5]] == turns
+    assert whole[1]["options"] == ["dog", "cat"] and whole[1]["option_char"] == ["B", "A"]
+    assert whole[1]["prompt"] == "Look.\nWhat?\nA. dog\nB. cat"
     parts = []
     for place in range(3):
         chunk = {"num-chunks": 3, "chunk-idx": place}
@@ -153,3 +190,21 @@ def test_pretrained_models_get_the_mmtag_form():
     assert conversation_for("llava-7b-plain", "v1") == "v1_mmtag"
     assert conversation_for("llava-7b-plain-finetune", "v1") == "v1"
     assert conversation_for("llava-7b", "vicuna_v1") == "vicuna_v1"
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "warned"),
+    [
+        ("llava-v1.6-mistral-7b", "vicuna_v1", "suggests the conversation template mistral_instruct"),
+        ("llava-v1.6-34b", "vicuna_v1", "suggests the conversation template chatml_direct"),
+        ("llava-v1.5-7b", "mistral_instruct", "suggests the conversation template llava_v1"),
+        ("llava-7b-v0", "vicuna_v1", "suggests the conversation template llava_v0"),
+        ("llava-v1.6-mistral-7b", "mistral_instruct", None),
+        ("llava-v1.5-7b", "vicuna_v1", None),
+        ("llava-v1.5-7b", "llava_v1", None),
+        ("zip_tune_next_7b_64", "vicuna_v1", None),
+    ],
+)
+def test_a_template_of_another_family_than_the_name_tells_is_warned_about(caplog, name, mode, warned):
+    assert conversation_for(name, mode) == mode
+    assert (warned or "") in caplog.text and bool(caplog.text) == bool(warned)

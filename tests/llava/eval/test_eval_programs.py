@@ -86,11 +86,18 @@ def test_science_figures_and_files(root):
     assert json.loads((root / "s.json").read_text())["headline"] == 0.0
 
 
-def test_science_wants_the_whole_split(root):
+def test_science_counts_a_missing_answer_as_failed_and_says_so(root):
     said = answer_file(root, "sqa", "a.jsonl", "C", "B")
     said.write_text(said.read_text().splitlines()[0] + "\n")
     written = {"output_file": root / "out.jsonl", "output_result": root / "result.json"}
     code, output = run(eval_science_qa, base_dir=root / "scienceqa", result_file=said, **written)
-    assert code == 2 and "missing 1 (4)" in output and not written["output_file"].exists()
+    assert code == 0, output
+    assert "1 of 2 questions have no answer and count as failed ones without a picture" in output
+    assert "first 4" in output
+    assert "Total: 2, Correct: 1, Accuracy: 50.00%, IMG-Accuracy: 100.00%" in output and "Failed: 1" in output
+    assert json.loads(written["output_result"].read_text())["results"] == {"4": -1, "5": 1}
+    (wrong,) = json.loads(written["output_file"].read_text())["incorrect"]
+    assert (wrong["question_id"], wrong["parsed_ans"], wrong["pred"]) == ("4", "FAILED", "FAILED")
+    assert (wrong["question"], wrong["is_multimodal"]) == ("Unknown", False)
     code, output = run(eval_science_qa, base_dir=root / "scienceqa", result_file=said, split="val", **written)
     assert code == 2 and "has no split 'val'; it has train, test" in output

@@ -7,14 +7,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from llava.eval import grid
+from llava.eval import grid, lmms_grid
 from llava.eval.cells import read_items, read_record, read_records
 from llava.eval.generate import Reply
 from llava.eval.grid_config import read_config
 from llava.eval.records import write_lines
+from llava.eval.server_scores import enter_score
 from llava.eval.tasks import TASKS
 from llava.miniature.judged import write_judged
 from tests.stub_judge import SECRET, StubJudge, point_to, serve
+from tests.tiny_eval import write_root
+from visionzip import Budget
 
 TYPES = {"structural": "query", "semantic": "attr", "detailed": "x"}
 YAML = """
@@ -38,6 +41,7 @@ class StubAnswerer:
     world: "World"
     max_new_tokens: int
     model_id: str = "stub"
+    how: dict = field(default_factory=lambda: {"attention": "sdpa", "fast": False})
 
     @property
     def settings(self):
@@ -142,6 +146,7 @@ def test_every_benchmark_of_a_cell_gets_a_record_and_each_checkpoint_is_opened_o
     assert record.tokens_per_image == 16.0 and record_of(world, "dense/gqa").tokens_per_image == 144.0
     assert record.headline == record.accuracy == pytest.approx(200 / 3) and record.n == record.images == 3
     assert record.inputs["settings"]["compressor"]["dominant"] == 14 and record.stamp["dtype"] == "float32"
+    assert record.stamp["how"] == {"batch_size": 2, "processes": 1, "attention": "sdpa", "fast": False}
     assert record.inputs["settings"]["max_new_tokens"] == TASKS["gqa"].max_new_tokens
     items = read_items(world.folder / "out", "dense", "gqa")
     assert items.scores == (1, 0, 1) and items.said == ("yes",) * 3 and items.images == ("a.png",) * 3
@@ -269,6 +274,70 @@ def test_judged_benchmarks_are_judged_once_by_the_judge_the_grid_names(world, mo
     assert not any(SECRET in text for text in kept)
 
 
+def test_what_a_server_scores_is_answered_and_written_and_its_score_stays_while_the_answers_do(world):
+    data, out = write_root(world.folder / "data" / "eval"), world.folder / "out"
+    words = {"tasks": ("gqa", "vqav2"), "methods": ("dense", "uniform"), "budgets": (Budget(14, 2),)}
+    outcome = world.run(**words)
+    assert outcome == {
+        "dense/gqa": "complete",
+        "dense/vqav2": "answered",
+        "uniform-16/gqa": "complete",
+        "uniform-16/vqav2": "answered",
+    }
+    record = record_of(world, "uniform-16/vqav2")
+    assert (record.status, record.headline, record.n, record.tokens_per_image) == ("answered", None, 2, 16.0)
+    assert "EvalAI" in record.server and record.inputs["settings"]["compressor"]["method"] == "uniform"
+    sent = data / "vqav2/answers_upload/llava_vqav2_mscoco_test-dev2015/toy-uniform-16.json"
+    assert record.figures["submission"] == sent.name, "a place outside the working directory is not told"
+    assert [row["answer"] for row in json.loads(sent.read_text())] == ["", "yes", "yes"]
+    assert set(world.run(**words).values()) == {"skipped"} and world.asked == []
+
+    enter_score([out], "dense/vqav2=76.8")
+    record = record_of(world, "dense/vqav2")
+    assert (record.status, record.headline, record.n) == ("complete", 76.8, 2)
+    assert record.figures["source"] == "from the server, entered by hand" and "EvalAI" in record.server
+    assert set(world.run(**words).values()) == {"skipped"} and record_of(world, "dense/vqav2").headline == 76.8
+    weights = world.folder / "base" / "mm_projector.bin"
+    weights.write_text("other weights")
+    assert world.run(**words)["dense/vqav2"] == "answered"
+    assert record_of(world, "dense/vqav2").headline is None, "the score was that of other answers"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("dense/vqav2", "expected CELL/BENCHMARK=SCORE with a score in percent; got 'dense/vqav2'"),
+        ("vqav2=70", "expected CELL/BENCHMARK=SCORE"),
+        ("dense/vqav2=seventy", "expected CELL/BENCHMARK=SCORE"),
+        ("dense/vqav2=nan", "expected CELL/BENCHMARK=SCORE"),
+        ("dense/vqav2=768", "expected CELL/BENCHMARK=SCORE"),
+        ("dense/vqav2=76.8", "no record dense/vqav2 in .*out; answer the benchmark first"),
+        ("dense/gqa=76.8", "dense/gqa is complete and no server scores it"),
+    ],
+)
+def test_a_score_is_entered_only_where_a_server_gives_one(world, entry, message):
+    world.run(methods=("dense",), budgets=())
+    with pytest.raises(ValueError, match=message):
+        enter_score([world.folder / "out"], entry)
+
+
+def test_the_command_adds_judged_benchmarks_and_those_asked_for_by_name(world):
+    """All fail, as the toy checkpoint cannot be loaded; their names are what counts."""
+    known = ("--config", world.folder / "grid.yaml", "--out", world.folder / "out", "--method", "dense")
+    write_judged(world.folder / "data" / "eval", bench_questions=3, vet_questions=2)
+    assert (
+        "4 of 4 failed: dense/gqa, dense/seed, dense/llavabench, dense/mmvet" in command(*known, "--judge", "a").output
+    )
+    assert record_of(world, "dense/mmvet").inputs["settings"]["judge"] == "a"
+    assert "1 of 1 failed: dense/mme\n" in command(*known, "--task", "mme").output
+    assert "1 of 1 failed: dense/mmvet\n" in command(*known, "--task", "mmvet", "--judge", "a").output
+    result = command(*known, "--task", "mmvet")
+    assert result.exit_code == 2 and "judge: mmvet need the name of a judge" in " ".join(result.output.split())
+    for more in (("--judge", "a"), ("--task", "mme")):  # the script passes the same words to lmms-eval's part
+        beside = CliRunner().invoke(lmms_grid.app, [str(word) for word in (*known, *more)])
+        assert beside.exit_code == 0 and "nothing for lmms-eval" in beside.output
+
+
 def test_without_a_key_only_the_judged_benchmark_fails(world, monkeypatch):
     write_judged(world.folder / "data" / "eval", bench_questions=3, vet_questions=2)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -325,8 +394,8 @@ def test_the_command_refuses_cells_that_are_not_there(world):
     known = ("--config", world.folder / "grid.yaml", "--out", world.folder / "out", "--method", "dense")
     result = command(*known, "--method", "fastv")
     assert result.exit_code == 2 and "--method fastv is not in the grid toy" in result.output
-    result = command(*known, "--task", "mme")
-    assert result.exit_code == 2 and "--task mme is not in the grid toy; it has gqa, seed" in result.output
+    result = command(*known, "--task", "mmu")
+    assert result.exit_code == 2 and "--task mmu is not in the grid toy; it has gqa, seed" in result.output
     result = command(*known, "--budget", 16, "--budget", 99)
     assert result.exit_code == 2 and "--budget 99 is not in the grid toy" in result.output
     assert world.asked == []

@@ -285,6 +285,31 @@ def test_the_command_writes_all_files_and_the_readme_block(folder, tmp_path):
     assert readme.read_text() == text and (out / "accuracy.png").read_bytes() == png  # rendering again changes nothing
 
 
+def test_what_waits_for_a_server_is_shown_and_its_score_entered(tmp_path):
+    put(tmp_path, "dense", "dense", None, 0.9, 1)
+    put(tmp_path, "uniform-16", "uniform", 16, 0.5, 2)
+    read = {record.name: record for record in read_records(tmp_path)}
+    for cell in ("dense", "uniform-16"):
+        figures = {"server": "EvalAI", "submission": f"{cell}.json"}
+        answered = replace(read[f"{cell}/gqa"], task="vqav2", status="answered", headline=None, figures=figures)
+        write_record(tmp_path, answered)
+    args = ["--records", str(tmp_path), "--out", str(tmp_path / "out"), "--name", "x", "--strict"]
+    result = CliRunner().invoke(report.app, args)
+    assert result.exit_code == 0, result.output
+    assert "| answered | - | - | - |" in result.output, "vqav2 is the last column, and there is no average"
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## Waiting for a server" in page and "## Failed" not in page
+    assert "- `dense/vqav2`: send `dense.json` to EvalAI, then `--server dense/vqav2=SCORE`" in page
+    scores = ["--server", "dense/vqav2=80", "--server", "uniform-16/vqav2=60"]
+    assert CliRunner().invoke(report.app, [*args, *scores]).exit_code == 0
+    again = CliRunner().invoke(report.app, [*args, "--over", "vqav2"])
+    assert "| uniform | 16 |" in again.output and "| 60.0 | 75.0% | - | - |" in again.output
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "## Waiting" not in page and "- from the server, entered by hand" in page and "VQAv2 by EvalAI" in page
+    refused = CliRunner().invoke(report.app, [*args, "--server", "dense/gqa=3"])
+    assert refused.exit_code == 2 and "no server scores it" in " ".join(refused.output.split())
+
+
 @pytest.mark.parametrize(
     "text", ["none", "<!-- results:m:end --><!-- results:m:start -->", "<!-- results:m:start -->" * 2]
 )

@@ -11,7 +11,7 @@ import pytest
 
 from llava.eval.judge.cache import Cache
 from llava.eval.judge.client import Judge, Request, connect
-from llava.eval.judge.judging import Judgement, describe, estimate, judge_all, slug
+from llava.eval.judge.judging import Judgement, OnlyEstimated, describe, estimate, judge_all, slug
 from tests.stub_judge import SECRET, StubJudge
 
 JUDGE = Judge(workers=2, max_retries=3, timeout=10)
@@ -187,6 +187,45 @@ def test_a_missing_key_is_named_and_is_not_needed_for_what_is_kept(
     with pytest.raises(ValueError, match=r"OPENAI_API_KEY is not set.*OPENAI_BASE_URL"):
         judge_all(REQUESTS, read, JUDGE, Cache(tmp_path / "c.jsonl"))
     assert len(stub.requests) == 1
+
+
+def test_settings_a_newer_model_refuses_are_left_out_and_the_result_says_so(stub: StubJudge, tmp_path: Path) -> None:
+    complaints = {
+        "max_tokens": "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+        "'max_completion_tokens' instead.",
+        "temperature": "Unsupported value: 'temperature' does not support 0.0 with this model.",
+    }
+
+    def reply(body: dict[str, object], number: int) -> str | tuple[int, str]:
+        return next(((400, told) for name, told in complaints.items() if name in body), "0.5")
+
+    stub.reply = reply
+    judged = judge_all(REQUESTS, read, replace(JUDGE, workers=1), Cache(tmp_path / "c.jsonl"))
+    assert set(values(judged).values()) == {0.5}
+    assert len(stub.requests) == len(REQUESTS) + 2, "each refusal comes once, not with every call"
+    assert set(stub.requests[-1]) == {"model", "messages", "max_completion_tokens"}
+    assert stub.requests[-1]["max_completion_tokens"] == 10
+    assert describe(REQUESTS, judged, "p")[1]["unsent"] == ["temperature"]
+    kept = judge_all(REQUESTS, read, JUDGE, Cache(tmp_path / "c.jsonl"))
+    assert kept == judged and len(stub.requests) == len(REQUESTS) + 2
+    stub.reply = lambda body, number: "0.5"
+    plain = judge_all([request("x")], read, JUDGE, Cache(tmp_path / "d.jsonl"))
+    assert "unsent" not in describe([request("x")], plain, "p")[1]
+
+
+def test_a_setting_is_left_out_once(stub: StubJudge, tmp_path: Path) -> None:
+    stub.reply = lambda body, number: (400, "temperature, temperature!")
+    with pytest.raises(ValueError, match="HTTP 400"):
+        judge_all(REQUESTS[:1], read, JUDGE, Cache(tmp_path / "c.jsonl"))
+    assert len(stub.requests) == 2
+
+
+def test_a_dry_run_estimates_and_sends_nothing(
+    stub: StubJudge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OnlyEstimated):
+        judge_all(REQUESTS, read, replace(JUDGE, dry_run=True), Cache(tmp_path / "c.jsonl"))
+    assert "judge judge-a: 5 calls" in capsys.readouterr().err and stub.requests == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 500])

@@ -1,10 +1,14 @@
 """The public files of every benchmark: read, joined to their annotations, scored, and written for servers."""
 
+import io
 import json
+from pathlib import Path
 
 import openpyxl
+import pandas as pd
 import pytest
 
+from llava.eval.judge.benchmarks import BENCHMARKS
 from llava.eval.records import Answer
 from llava.eval.tasks import TASKS
 from llava.eval.tasks.files import index_labels, read_json
@@ -21,6 +25,7 @@ from tests.tiny_eval import (
 )
 
 SERVED = {"vqav2", "vizwiz"}  # whose answers only a server knows
+VQAV2_HIDDEN = TASKS["vqav2"].annotations[0]  # which nobody can get
 
 
 @pytest.fixture
@@ -112,6 +117,13 @@ def test_missing_annotations_are_named_with_where_to_get_them(root, task):
         with pytest.raises(ValueError, match=rf"{name} not found; .*http"):
             references(root, task)
         (root / "away").rename(root / name)
+
+
+def test_the_page_about_the_data_names_every_file_of_every_benchmark():
+    page = (Path(__file__).resolve().parents[4] / "playground" / "data" / "README.md").read_text(encoding="utf-8")
+    for benchmark in BENCHMARKS.values():
+        files = {benchmark.questions, benchmark.images, *benchmark.annotations} - {None, VQAV2_HIDDEN}
+        assert [name for name in files if f"`{name}" not in page] == []
 
 
 def test_gqa(root):
@@ -228,15 +240,29 @@ def test_mmbench_prompts_and_pictures(root):
     asked = TASKS["mmbench"].read(root)
     assert [one.text for one in asked.questions] == [
         f"Look.\nWhat?\nA. cat\nB. dog\n{LETTER}",
-        f"Where?\nA. None\nB. left\nC. right\n{LETTER}",
+        f"Where?\n{LETTER}",  # an option `None` ends the list, as in LLaVA's program, and here it is the first
         f"Look.\nWhat?\nA. dog\nB. cat\n{LETTER}",
-        f"Where?\nA. left\nB. right\nC. None\n{LETTER}",
+        f"Where?\nA. left\nB. right\n{LETTER}",
     ]
     assert [one.question_id for one in asked.questions] == [7, 8, 1000007, 1000008]
     assert [one.image for one in asked.questions] == ["7", "8", "7", "8"], "rotations are about one picture"
     assert [one.category for one in asked.questions] == ["animal", "place"] * 2
     assert asked.pictures.open("7").getpixel((0, 0)) == (10, 10, 10)
     assert TASKS["mmbench_cn"].read(root).questions[0].text.endswith("B. dog\n请直接回答选项字母。")
+
+
+@pytest.mark.parametrize("word", ["None", "none", "nan", "NaN", "NA", "N/A", "n/a", "null", "NULL", "<NA>", "#N/A"])
+def test_mmbench_words_that_llavas_program_takes_for_empty_cells(root, word):
+    """pandas reads them as missing (or LLaVA's own check does): no such hint, no such option and none after it."""
+    rows = mmbench_rows()
+    rows[0][2:7] = [word, "cat", word, "dog", "cow"]
+    write_mmbench(root / TASKS["mmbench"].questions, rows)
+    assert TASKS["mmbench"].read(root).questions[0].text == f"What?\nA. cat\n{LETTER}"
+    assert word.lower() in ("none", "nan") or pd.read_csv(io.StringIO(f"a\tb\n{word}\t1\n"), sep="\t")["a"].isna().all()
+    rows[0][2:7] = [f"{word}.", "cat", f"{word}!", "dog", "0"]
+    write_mmbench(root / TASKS["mmbench"].questions, rows)
+    asked = f"{word}.\nWhat?\nA. cat\nB. {word}!\nC. dog\nD. 0\n{LETTER}"
+    assert TASKS["mmbench"].read(root).questions[0].text == asked
 
 
 def test_mmbench_scores_by_question_and_knows_a_test_split(root):
