@@ -2,8 +2,9 @@
 
     python -m llava.eval.lmms_grid --config configs/eval/miniature.yaml --out results/miniature
 
-Reads the grid's key `lmms`: a configs/eval/lmms_*.yaml and some of its tasks. A cell is one run of lmms-eval, over all
-GPUs. What is complete and unchanged is skipped; what fails is recorded as failed and the rest still runs.
+Reads the grid's key `lmms`: a configs/eval/lmms_*.yaml and some of its tasks. Every task of a cell is a run of
+lmms-eval of its own, over all GPUs: it writes nothing before its last task is done, so a stop or a failure costs one.
+What is complete and unchanged is skipped; what fails is recorded as failed and the rest still runs.
 """
 
 import logging
@@ -15,13 +16,13 @@ from typing import Annotated, Any
 import typer
 
 from llava.eval.cells import FAILED, Record, is_done, write_items, write_record
-from llava.eval.compare import Measured
 from llava.eval.grid import SKIPPED, Echo
 from llava.eval.grid_command import (
     BatchSize,
     Budgets,
     Config,
     Device,
+    JudgeName,
     Limit,
     Methods,
     Out,
@@ -32,7 +33,8 @@ from llava.eval.grid_command import (
 from llava.eval.grid_config import Cell, GridConfig, LmmsPart
 from llava.eval.lmms_config import LmmsConfig
 from llava.eval.lmms_config import read_config as read_lmms_config
-from llava.eval.lmms_records import model_options, read_measured, task_name
+from llava.eval.lmms_records import as_measured, model_options, settings_of, task_name, write_questions
+from llava.eval.lmms_results import read_lmms_results
 from llava.eval.lmms_run import default_processes, run
 from llava.eval.measure import budget_record, record_inputs
 from llava.provenance import sha256_file, stamp
@@ -52,27 +54,20 @@ def run_lmms_grid(
     files = _files(part, asked)
     outcomes: dict[str, str] = {}
     for cell in cells:
-        bases = {task.name: _base(cell, task.name, config, files) for task in asked.tasks}
-        todo = [name for name, base in bases.items() if not is_done(out, base)]
-        outcomes |= {base.name: SKIPPED for name, base in bases.items() if name not in todo}
-        if not todo:
-            continue
-        try:
-            options = model_options(asdict(cell.source), cell.method, bases[todo[0]].budget, config.order)
-            folder = Path(config.work) / config.name / cell.name / "lmms"
-            done = read_measured([runner(asked.only(todo), options, folder, config.limit)])
-        except Exception as error:
-            logger.exception("cell %s failed", cell.name)
-            for name in todo:
-                failed = replace(bases[name], error=f"{type(error).__name__}: {error}", stamp=stamp())
-                outcomes[failed.name] = _record(out, failed, echo)
-            continue
-        for one in done:
-            outcomes[one.record.name] = _keep(out, one, bases, echo)
-        for name in todo:
-            if bases[name].name not in outcomes:
-                lost = replace(bases[name], error="lmms-eval gave no result of this task", stamp=stamp())
-                outcomes[lost.name] = _record(out, lost, echo)
+        folder = Path(config.work) / config.name / cell.name / "lmms"
+        for task in asked.tasks:
+            base = _base(cell, task.name, config, asked, files)
+            if is_done(out, base):
+                outcomes[base.name] = SKIPPED
+                continue
+            try:
+                options = model_options(asdict(cell.source), cell.method, base.budget, config.order)
+                ran = runner(asked.only([task.name]), options, folder / task.name, config.limit)
+                record = _keep(out, task.name, ran, base)
+            except Exception as error:
+                logger.exception("%s failed", base.name)
+                record = replace(base, error=f"{type(error).__name__}: {error}", stamp=stamp())
+            outcomes[base.name] = _record(out, record, echo)
     return outcomes
 
 
@@ -83,23 +78,36 @@ def _files(part: LmmsPart, asked: LmmsConfig) -> dict[str, str]:
     return {**files, "data": sha256_file(sets)} if sets is not None and sets.is_file() else files
 
 
-def _base(cell: Cell, task: str, config: GridConfig, files: Mapping[str, str]) -> Record:
+def _base(cell: Cell, task: str, config: GridConfig, asked: LmmsConfig, files: Mapping[str, str]) -> Record:
     """What a record is before it is measured."""
     model, budget = asdict(cell.source), budget_record(cell.budget)
-    settings = {"method": cell.method, "budget": budget, "order": config.order, "limit": config.limit}
+    settings = {
+        "method": cell.method,
+        "budget": budget,
+        "order": config.order,
+        "limit": config.limit,
+        **settings_of({"conv_template": asked.conv_template}),
+    }
     inputs = record_inputs(model, {**files, "task": task}, settings)
     return Record(cell.name, task_name(task), cell.method, FAILED, model, budget, config.order, inputs=inputs)
 
 
-def _keep(out: Path, one: Measured, bases: dict[str, Record], echo: Echo) -> str:
-    """Write a result as the record it was asked for."""
-    base = next(base for base in bases.values() if base.task == one.record.task)
+def _keep(out: Path, task: str, results: Path, base: Record) -> Record:
+    """A task's result as the record it was asked for; its items and questions are written.
+
+    Raises:
+        ValueError: see `read_lmms_results`; or the run has no result of the task.
+    """
+    found = [result for result in read_lmms_results(results) if result.task == task]
+    if len(found) != 1:
+        raise ValueError(f"{results}: expected one result of {task}, found {len(found)}")
+    one = as_measured(found[0])
     if one.items is not None:
         write_items(out, base.cell, base.task, one.items)
-    record = replace(
+    write_questions(out, found[0])
+    return replace(
         one.record, cell=base.cell, model=base.model, inputs=base.inputs, stamp={**stamp(), **one.record.stamp}
     )
-    return _record(out, record, echo)
 
 
 def _record(out: Path, record: Record, echo: Echo) -> str:
@@ -126,12 +134,13 @@ def main(
     limit: Limit = None,
     batch_size: BatchSize = None,
     device: Device = None,
+    judge: JudgeName = None,
     processes: Annotated[int | None, typer.Option(help="default: one a GPU, else one")] = None,
 ) -> None:
     """Run the lmms-eval part of a grid."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        grid = read_grid(config, limit, batch_size)
+        grid = read_grid(config, limit, batch_size, judge, task or [])
         grid.some_tasks(task or [])  # refuses what the grid does not have
         part = _part(grid, task or [])
         if part is None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from llava.eval import lmms_grid
 from llava.eval.cells import items_file, read_record, read_records
 from llava.eval.grid_config import read_config
-from llava.eval.lmms_records import as_measured
+from llava.eval.lmms_records import read_questions
 from tests.llava.eval.test_lmms_records import result
 
 GRID = """
@@ -35,14 +35,14 @@ class World:
 
     def lmms_eval(self, asked, options, folder, limit):
         self.asked.append((options["method"], [task.name for task in asked.tasks], asked.batch_size, limit))
-        if self.broken == options["method"]:
+        if self.broken in (options["method"], (options["method"], asked.tasks[0].name)):
             raise ValueError("lmms-eval wrote no results")
         self.ran = asked.tasks, {key: str(value) for key, value in options.items() if value is not None}
         return folder / "results.json"
 
-    def read(self, _folders):
+    def read(self, _results):
         tasks, options = self.ran
-        return [as_measured(result(task=task.name, model_args=options)) for task in tasks]
+        return [result(task=task.name, model_args=options) for task in tasks]
 
     def run(self, tasks=("mmmu_val", "pope"), **changes):
         self.asked.clear()
@@ -59,19 +59,36 @@ def world(tmp_path, monkeypatch):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text("{}")
     made = World(tmp_path)
-    monkeypatch.setattr(lmms_grid, "read_measured", made.read)
+    monkeypatch.setattr(lmms_grid, "read_lmms_results", made.read)
     return made
 
 
 ALL = ["dense/mmmu", "dense/lmms:pope", "visionzip-64/mmmu", "visionzip-64/lmms:pope"]
 
 
-def test_every_cell_is_one_run_and_every_task_a_record(world):
+def test_every_task_of_a_cell_is_a_run_and_a_record(world):
     assert world.run() == dict.fromkeys(ALL, "complete")
-    assert world.asked == [("dense", ["mmmu_val", "pope"], 1, None), ("visionzip", ["mmmu_val", "pope"], 1, None)]
+    runs = [(method, [task], 1, None) for method in ("dense", "visionzip") for task in ("mmmu_val", "pope")]
+    assert world.asked == runs
     record = read_record(world.folder / "out" / "cells" / "visionzip-64" / "mmmu.json")
     assert record.headline == 75.0 and record.stamp["commit"] and record.inputs["weights"]
+    assert record.inputs["settings"]["conv_mode"] == "vicuna_v1"
     assert items_file(world.folder / "out", "visionzip-64", "mmmu").exists()
+    assert read_questions(world.folder / "out", "mmmu")["1"] == ("What is 1?", "B")
+
+
+def test_a_stop_costs_the_task_that_ran(world):
+    def stopped(asked, *rest):
+        if asked.tasks[0].name == "pope":
+            raise KeyboardInterrupt
+        return done(asked, *rest)
+
+    done, world.lmms_eval = world.lmms_eval, stopped
+    with pytest.raises(KeyboardInterrupt):
+        world.run()
+    world.lmms_eval = done
+    again = world.run()
+    assert [again[name] for name in ALL] == ["skipped", "complete", "complete", "complete"]
 
 
 def test_what_is_done_is_not_run_again_and_changes_are(world):
@@ -92,6 +109,19 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(world):
     world.broken = ""
     again = world.run()
     assert [again[name] for name in ALL] == ["complete", "complete", "skipped", "skipped"]
+
+
+def test_a_failed_task_leaves_the_others_of_its_cell(world):
+    world.broken = ("dense", "mmmu_val")
+    outcome = world.run()
+    assert [outcome[name] for name in ALL] == ["failed", "complete", "complete", "complete"]
+
+
+def test_a_run_without_the_task_is_a_failure(world, monkeypatch):
+    monkeypatch.setattr(lmms_grid, "read_lmms_results", lambda _results: [])
+    assert set(world.run().values()) == {"failed"}
+    failed = read_record(world.folder / "out" / "cells" / "dense" / "mmmu.json")
+    assert failed.error.endswith("expected one result of mmmu_val, found 0")
 
 
 def command(world, *flags):
@@ -120,7 +150,7 @@ def test_a_grid_without_lmms_eval_has_nothing_to_do(world):
     file = world.folder / "grid.yaml"
     file.write_text(file.read_text().split("lmms:")[0])
     assert "nothing for lmms-eval" in command(world).output
-    assert command(world, "--task", "mme").exit_code == 2
+    assert command(world, "--task", "nothing").exit_code == 2
 
 
 def test_a_task_of_ours_leaves_nothing_for_lmms_eval(world):
