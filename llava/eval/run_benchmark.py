@@ -6,7 +6,8 @@ Below --root lie the public files, and what a run makes of them:
     <benchmark>/answers/<name>.jsonl         answers; a run that was stopped goes on here
     <benchmark>/answers_upload/...           what the server or the official scorer takes
 The record, with every item, goes to --out (see cells.py). <name> is the checkpoint's, with the method and what it
-keeps. Started by `torchrun`, the ranks share the questions and the one that finishes last scores.
+keeps, or --name: runs that differ in anything else (54 + 10 and 48 + 16, --order, --conv-mode) need one each.
+Started by `torchrun`, the ranks share the questions and the one that finishes last scores.
 """
 
 from dataclasses import replace
@@ -18,12 +19,15 @@ import typer
 
 from llava.eval.answer_command import ModelOptions, answer_command, open_answerer
 from llava.eval.answerer import LlavaAnswerer
-from llava.eval.cells import FAILED, Record, write_record
+from llava.eval.cells import ANSWERED, FAILED, Record, write_record
 from llava.eval.generate import Generation
+from llava.eval.inputs import answer_inputs
 from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED, judged_scorer
 from llava.eval.judge.client import Judge
-from llava.eval.measure import Prepared, Scored, budget_record, measure, record_inputs
-from llava.eval.methods import requested_budget
+from llava.eval.judge.judging import OnlyEstimated
+from llava.eval.judge.options import DryRun, PriceIn, PriceOut, Workers
+from llava.eval.measure import Prepared, Scored, Submitted, budget_record, measure, record_inputs
+from llava.eval.methods import named_run, requested_budget
 from llava.eval.question_set import QuestionSet
 from llava.eval.tasks.base import Benchmark, TaskScore
 from llava.mm_utils import get_model_name_from_path
@@ -39,69 +43,64 @@ def what_runs(answerer: LlavaAnswerer, options: ModelOptions) -> tuple[str, Budg
     Raises:
         ValueError: the checkpoint's own compressor has no budget of dominant and contextual tokens.
     """
-    method, budget = requested_budget(options.method, options.dominant, options.contextual)
-    compressor = answerer.model.get_vision_tower().compressor
-    kept = None if compressor is None else compressor.to_config()
-    if kept is None or (method is not None and (method != "visionzip" or kept != answerer.source.get("saved"))):
-        return method or "dense", budget
-    if "dominant" not in kept:
-        raise ValueError(
-            f"{options.model_path} was saved with {kept}; say --method, --dominant and --contextual, so that the "
-            "record says what was measured"
-        )
-    return "visionzip-tuned", Budget(kept["dominant"], kept["contextual"])
+    asked = requested_budget(options.method, options.dominant, options.contextual)
+    return named_run(*asked, answerer.source.get("saved"), options.model_path)
 
 
 def run_benchmark(
-    benchmark: Benchmark, options: ModelOptions, root: Path, out: Path, limit: int | None, judge: Judge
+    benchmark: Benchmark,
+    options: ModelOptions,
+    root: Path,
+    out: Path,
+    limit: int | None,
+    judge: Judge,
+    called: str | None = None,
 ) -> Record | None:
     """Run a benchmark and write its record. None: another rank merges and scores.
 
+    Args:
+        called: name of the answers and of what is made of them; default: see above.
+
     Raises:
-        ValueError: a file that is not there, or a checkpoint that cannot be loaded.
-        ServerScored: only a server can score the answers; the file for it is written and named.
+        ValueError: a file or picture that is not there, a checkpoint that cannot be loaded, or answers of that name
+            that another checkpoint, other settings or other pictures gave.
+        OnlyEstimated: a dry run of a judged benchmark.
     """
     if limit is not None and benchmark.name in JUDGED:
         raise ValueError(f"--limit: {benchmark.name} is judged whole; leave it out")
     task = Prepared(benchmark, root, limit)
-    asked = task.asked  # a missing file is told before the model is loaded
+    asked, files = task.asked, task.files  # a missing file or picture is told before the model is loaded
     answerer = open_answerer(options)
     method, budget = what_runs(answerer, options)
     cell = method if budget is None else f"{method}-{budget.total}"
-    parts = [answerer.model_id, *([] if budget is None else [cell]), *([f"first{limit}"] if limit else [])]
-    name = "-".join(parts)
+    parts = [called] if called else [answerer.model_id, *([] if budget is None else [cell])]
+    name = "-".join([*parts, *([f"first{limit}"] if limit else [])])
     folder = root / Path(benchmark.questions).parts[0]
     answers_file = folder / "answers" / f"{name}.jsonl"
     model = {"path": options.model_path, "base": options.model_base}
-    inputs = record_inputs(model, task.files, {**answerer.settings, "limit": limit})
+    inputs = record_inputs(model, files, {**answerer.settings, "limit": limit})
     base = Record(cell, benchmark.name, method, FAILED, model, budget_record(budget), options.order, inputs=inputs)
     if benchmark.name in JUDGED:
-        scorer: Scored | None = judged_scorer(benchmark, root, answers_file, folder / "reviews", judge)
+        scorer: Scored = judged_scorer(benchmark, root, answers_file, folder / "reviews", judge)
     else:
-        scorer = None if task.references is None else task.scorer()
+        scorer = task.scorer(name)
     scored = partial(_convert_and_score, task, name, scorer)
     how = {"batch_size": options.batch_size, "num_workers": options.num_workers}
-    record = measure(base, answerer, asked, scored, answers_file=answers_file, out=out, **how)
+    made_from = answer_inputs(options.model_path, options.model_base, asked, files["images"])
+    record = measure(base, answerer, asked, scored, answers_file=answers_file, out=out, made_from=made_from, **how)
     if record is not None:
         write_record(out, record)
     return record
 
 
 def _convert_and_score(
-    task: Prepared, name: str, scorer: Scored | None, asked: QuestionSet, done: Generation
-) -> TaskScore:
-    """scorer: None where only a server can."""
-    benchmark = task.benchmark
-    if benchmark.submit is not None and benchmark.upload is not None:
-        target = benchmark.submit(task.root, asked, done.answers, task.root / benchmark.upload.format(name=name))
-        typer.echo(f"for {benchmark.server or 'the official scorer'}: {target}")
-    if scorer is None:
-        raise ServerScored(f"{benchmark.title} is scored by {benchmark.server}; send it the file named above")
-    return scorer(asked, done)
-
-
-class ServerScored(Exception):
-    """The answers are complete and only a server can score them."""
+    task: Prepared, name: str, scorer: Scored, asked: QuestionSet, done: Generation
+) -> TaskScore | Submitted:
+    score = scorer(asked, done)
+    target = score.file if isinstance(score, Submitted) else task.submit(done, name)
+    if target is not None:
+        typer.echo(f"for {task.benchmark.server or 'the official scorer'}: {target}")
+    return score
 
 
 @answer_command(max_new_tokens=None, shared_options=ModelOptions)
@@ -109,24 +108,38 @@ def main(
     options: ModelOptions,
     task: Annotated[str, typer.Argument(help=f"One of {', '.join(BENCHMARKS)}.")],
     root: Annotated[Path, typer.Option(help="The eval root.")] = Path("playground/data/eval"),
-    out: Annotated[Path | None, typer.Option(help="Folder of the record; default: runs/benchmarks/<model>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the record; default: runs/benchmarks/<name>.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the answers; default: checkpoint, method and tokens.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first questions.")] = None,
     judge: Annotated[str | None, typer.Option(help="Judge of llavabench, mmvet; default: the published one.")] = None,
+    workers: Workers = 4,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Answer, convert and score one benchmark; answers are as long as the public script allows, or as told."""
     if task not in BENCHMARKS:
         raise ValueError(f"unknown benchmark {task!r}; known: {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[task]
     options = replace(options, max_new_tokens=options.max_new_tokens or benchmark.max_new_tokens)
-    named = get_model_name_from_path(options.model_path) + (f"-first{limit}" if limit else "")
+    named = (name or get_model_name_from_path(options.model_path)) + (f"-first{limit}" if limit else "")
     folder = out or Path("runs/benchmarks") / named
+    if dry_run and task not in JUDGED:
+        raise ValueError(f"--dry-run estimates what a judge takes: it is for {', '.join(JUDGED)}; got {task}")
+    asking = Judge(model=judge, workers=workers, price_in=price_in, price_out=price_out, dry_run=dry_run)
     try:
-        record = run_benchmark(benchmark, options, root, folder, limit, Judge(model=judge))
-    except ServerScored as told:
-        typer.echo(str(told))
+        record = run_benchmark(benchmark, options, root, folder, limit, asking, name)
+    except OnlyEstimated:
+        typer.echo("a dry run: the answers are kept, nothing was sent to the judge")
         return
     if record is None:
         typer.echo("this rank is done; the last rank merges and scores")
+        return
+    if record.status == ANSWERED:
+        typer.echo(
+            f"{benchmark.title} is scored by {record.server}; send it the file named above, then "
+            f"visionzip eval report --records {folder} --server {record.name}=SCORE"
+        )
         return
     tokens = "no images" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f} visual tokens an image"
     typer.echo(f"{benchmark.title}: {record.headline:.2f} ({benchmark.metric}; {record.n} questions, {tokens})")
