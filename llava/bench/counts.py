@@ -4,17 +4,21 @@
     python -m llava.bench.counts --update   # write what was counted, after a change that is meant
 
 A reduced LLaVA-NeXT (24 tower blocks and 4 decoder layers as narrow as they may be, random weights, five tiles of 144
-patches) runs on the CPU stage by stage. Counted per stage:
+patches) runs on the CPU stage by stage, on the plain path and on that of `llava.model.fast` (whose programs a GPU
+captures and a CPU calls; its prefill starts from the tower's tokens and projects, packs and splices as well). The last
+stage is the score of a tower without a CLS token, over more patches than one block of its map holds. Counted per stage:
 
     flops            of matrix products, a multiply-add as 2, attention over the whole map (as torch counts)
     sdpa_calls       fused attention calls: one per block that runs
     operations       dispatched by torch, views and bare allocations aside; stands for kernel launches
-    host_syncs       operations that make a GPU's host wait: reading a value, sizes that depend on values
+    host_syncs       operations that make a GPU's host wait: reading a value, sizes that depend on values (the four of
+                     splicing look at ids, which callers leave on the CPU, where nothing waits)
     attention_maps   softmax results over all rows of the stage, [.., S, S]: one per layer of plain attention
     square_tensors   tensors of that size whatever made them
     peak_bytes       of the tensors the stage makes, at the worst moment
 
-Operations and bytes depend on the versions of torch and transformers and are compared only under those of the file.
+Operations and bytes depend on the versions of torch and transformers and are compared only under those of the file;
+where those differ, the program says so.
 """
 
 import json
@@ -38,7 +42,9 @@ from llava.bench.official_style import OfficialStyle
 from llava.bench.roofline import attention_flops
 from llava.bench.setup import Question, Subject, from_shape, question_for
 from llava.encoded import EncodedImages
+from llava.model.fast import FastGenerator
 from visionzip import VisionZip, attach, detach
+from visionzip.kernels import received_attention
 
 app = typer.Typer(help=__doc__, rich_markup_mode=None)
 
@@ -56,6 +62,8 @@ TOWER = {"num_hidden_layers": 24, "hidden_size": 64, "intermediate_size": 128, "
 PIXELS = {"image_size": 168, "patch_size": 14}
 ZIPPER = VisionZip(18, 4)
 TEXT = 60
+ANSWER = 8  # tokens the fast path keeps room for
+SCORED = (1, 4, 1600, 16)  # tiles, heads, patches, head width
 
 SAME = ("flops", "sdpa_calls")
 NOT_MORE = ("host_syncs", "attention_maps", "square_tensors")
@@ -80,6 +88,10 @@ class Operations(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
         self.operations = self.host_syncs = self.attention_maps = self.square_tensors = self.sdpa_calls = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with self:  # in inference mode operations arrive that are made of others: those are what runs
+            out = func.decompose(*args, **(kwargs or {}))
+        if out is not NotImplemented:
+            return out
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if func.is_view or name in FREE:
@@ -138,6 +150,14 @@ def stages(subject: Subject, question: Question) -> dict[str, Stage]:
     }
     short = spliced(encoded)
     cache, word = prefill(short).past_key_values, torch.ones(1, 1, dtype=torch.long)
+    fast = FastGenerator(model, max_length=short.shape[1] + ANSWER, graphs=False)
+
+    def fast_prefill() -> Tensor:
+        return fast.prefill(question.ids, mask, encoded, question.sizes, max_new_tokens=ANSWER)
+
+    fast_prefill()  # buffers and programs are made by a first call; counted is what every further one does
+    columns = -(-fast.max_length // fast.bucket) * fast.bucket
+    query, keys = torch.randn((2, *SCORED), generator=torch.Generator().manual_seed(0))
 
     def encode(compressor: VisionZip | None) -> Any:
         tower.compressor = compressor
@@ -151,6 +171,9 @@ def stages(subject: Subject, question: Question) -> dict[str, Stage]:
         "prefill dense": Stage(lambda: prefill(long), long.shape[1]),
         "prefill visionzip": Stage(lambda: prefill(short), short.shape[1]),
         "decode step": Stage(lambda: model(input_ids=word, past_key_values=cache), short.shape[1] + 1),
+        "fast prefill visionzip": Stage(fast_prefill, columns),
+        "fast decode step": Stage(fast.step, columns),
+        "attention received": Stage(lambda: received_attention(query, keys), SCORED[2]),
     }
 
 
@@ -210,12 +233,17 @@ def compare(
     return lines
 
 
-def check(file: Path, found: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """`compare` with what a file holds. Raises: ValueError when it is missing."""
+def check(
+    file: Path, found: Mapping[str, Mapping[str, int]], report: Callable[[str], None] = lambda _: None
+) -> list[str]:
+    """`compare` with what a file holds; `report` is told what was left out. Raises: ValueError when it is missing."""
     if not file.is_file():
         raise ValueError(f"--expected {file} is missing; python -m llava.bench.counts --update writes it")
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    return compare(kept["stages"], found, same_versions=kept["versions"] == versions())
+    kept, here = json.loads(file.read_text(encoding="utf-8")), versions()
+    if kept["versions"] != here:
+        of_file, ours = (", ".join(f"{name} {number}" for name, number in v.items()) for v in (kept["versions"], here))
+        report(f"operations and bytes not compared: versions differ ({of_file} in {file}, {ours} here)")
+    return compare(kept["stages"], found, same_versions=kept["versions"] == here)
 
 
 def table(found: Mapping[str, Mapping[str, int]]) -> Table:
@@ -240,7 +268,7 @@ def counts(
     if update:
         expected.write_text(json.dumps({"versions": versions(), "stages": found}, indent=1) + "\n", encoding="utf-8")
         return
-    if lines := check(expected, found):
+    if lines := check(expected, found, typer.echo):
         typer.echo("\n".join([*lines, "If that is meant: python -m llava.bench.counts --update"]), err=True)
         raise typer.Exit(1)
 

@@ -60,8 +60,19 @@ def check_model(model: Any, max_length: int, graphs: bool) -> None:
     devices = {str(parameter.device) for parameter in model.parameters()}
     if len(devices) > 1:
         raise ValueError(f"the fast path needs the whole model on one device, it is on {', '.join(sorted(devices))}")
+    if graphs and (layer := _in_8_bit(model)) is not None:
+        raise ValueError(
+            f"{layer} is in 8 bit (bitsandbytes Linear8bitLt): it waits for the device to say if there are outliers, "
+            "and a captured graph cannot wait; use model.generate (without --fast), FastGenerator(graphs=False), or "
+            "load the model without load_8bit"
+        )
     if graphs and not model.get_output_embeddings().weight.is_cuda:
         raise ValueError(f"graphs need a CUDA device, the model is on {devices.pop()}")
+
+
+def _in_8_bit(model: Any) -> str | None:
+    """The first such layer's name. By the class's name: bitsandbytes is not installed everywhere."""
+    return next((name for name, module in model.named_modules() if type(module).__name__ == "Linear8bitLt"), None)
 
 
 def check_greedy(do_sample: bool, num_beams: int, use_cache: bool, max_new_tokens: int) -> None:

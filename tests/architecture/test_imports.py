@@ -72,10 +72,16 @@ RULES = (
     ),
     Imports(("llava.cli",), ours=(*BASE, "llava.bench"), others=None, why="a front door to other commands"),
     Imports(
-        ("llava.eval", "llava.serve"),
+        ("llava.eval",),
         ours=(*BASE, "llava.model.builder", "llava.model.fast", "visionzip"),
         others=None,
         why="programs reach the model through its builder, and may answer by the fast path",
+    ),
+    Imports(
+        ("llava.serve",),
+        ours=(*BASE, "llava.model.builder", "llava.model.session", "visionzip"),
+        others=None,
+        why="programs reach the model through its builder, and may hold a conversation with it",
     ),
     Imports(("llava.release",), ours=(*BASE, "llava.model"), others=None, why="release rewrites checkpoints"),
     Imports(

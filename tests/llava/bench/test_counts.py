@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from llava.bench import counts
 from llava.bench.counts import (
     EXPECTED,
+    SCORED,
     TEXT,
     ZIPPER,
     Operations,
@@ -30,6 +31,7 @@ from llava.bench.counts import (
 from llava.bench.official_style import OfficialStyle
 from llava.bench.roofline import Request, attention_flops, causal_flops, work
 from visionzip import attach
+from visionzip.kernels.received import BLOCK_NUMBERS
 
 ROOT = Path(__file__).resolve().parents[3]
 Counts = dict[str, dict[str, int]]
@@ -55,8 +57,26 @@ def test_zipped_encoding_makes_no_map_waits_for_nothing_and_runs_23_of_24_blocks
     assert (official["attention_maps"], official["sdpa_calls"]) == (24, 0)
     assert official["host_syncs"] > 0
     assert found["encode visionzip"]["peak_bytes"] <= 0.2 * official["peak_bytes"]
-    for stage in ("prefill dense", "prefill visionzip", "decode step"):
+    for stage in ("prefill dense", "prefill visionzip", "decode step", "fast prefill visionzip", "fast decode step"):
         assert (found[stage]["attention_maps"], found[stage]["sdpa_calls"]) == (0, 4)
+
+
+def test_the_fast_path_waits_for_nothing_and_keeps_nothing(found: Counts) -> None:
+    """Its programs are captured on a GPU: one that waited could not be. Keys and values lie in buffers made before."""
+    step, spliced = found["fast decode step"], found["project, pack, splice"]
+    assert (step["host_syncs"], step["square_tensors"]) == (0, 0)
+    assert step["peak_bytes"] < 0.02 * found["decode step"]["peak_bytes"], "the plain path copies its cache"
+    prefill = found["fast prefill visionzip"]
+    assert prefill["host_syncs"] == spliced["host_syncs"], "the program itself has none"
+    assert prefill["square_tensors"] == 0, "not even a mask"
+
+
+def test_attention_received_makes_no_map_and_no_more_than_two_blocks(found: Counts) -> None:
+    seen, (tiles, heads, patches, width) = found["attention received"], SCORED
+    assert (seen["attention_maps"], seen["square_tensors"], seen["host_syncs"]) == (0, 0, 0)
+    assert seen["flops"] == 2 * tiles * heads * patches**2 * width, "every score once"
+    assert heads * patches**2 > 2 * BLOCK_NUMBERS, "more than one block"
+    assert seen["peak_bytes"] < 2.1 * BLOCK_NUMBERS * 4
 
 
 def test_counted_flops_are_those_of_the_roofline(found: Counts) -> None:
@@ -72,6 +92,16 @@ def test_counted_flops_are_those_of_the_roofline(found: Counts) -> None:
     whole = shape.layers * (attention_flops(tokens, tokens, shape.width) - causal_flops(tokens, shape.width))
     assert found["prefill visionzip"]["flops"] == asked["prefill"].flops + whole
     assert found["decode step"]["flops"] == asked["decode"].flops
+    columns = 192  # the rows' 170 tokens in buckets of 64, which the fast path computes and looks at
+    padded = Request(question.tiles, visual, TEXT + columns - tokens, 2, budget=budget, element_bytes=4)
+    padding = shape.layers * (attention_flops(columns, columns, shape.width) - causal_flops(columns, shape.width))
+    assert found["fast prefill visionzip"]["flops"] == (
+        asked["project"].flops + work(shape, padded)["prefill"].flops + padding
+    )
+    beyond = columns - tokens - 1  # a step of the plain path sees its own token and those before
+    assert found["fast decode step"]["flops"] == asked["decode"].flops + shape.layers * attention_flops(
+        1, beyond, shape.width
+    )
 
 
 def test_encoding_reads_no_value_on_the_host() -> None:
@@ -142,6 +172,19 @@ def test_waits_of_the_host(run: Callable[[], Any], syncs: int) -> None:
     assert seen.host_syncs == syncs
 
 
+def test_operations_of_inference_mode_are_what_they_are_made_of() -> None:
+    def run() -> Any:
+        return torch.nn.functional.scaled_dot_product_attention(*[OTHER[None]] * 3) @ OTHER.transpose(1, 2)
+
+    seen = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), Operations(5) as counter:
+            run()
+        seen.append((counter.sdpa_calls, counter.operations, counter.square_tensors))
+    assert seen[0] == seen[1]
+    assert seen[0][0] == seen[0][2] == 1
+
+
 def test_views_and_bare_memory_are_no_operations() -> None:
     with Operations(5) as seen:
         OTHER.transpose(1, 2).unsqueeze(0)[..., :2].expand(3, -1, -1, -1)
@@ -193,13 +236,21 @@ def test_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Cou
     assert "encode visionzip: attention_maps grew from 0 to 24" in refused.output
 
 
-def test_the_versions_of_the_file_decide_how_strict(tmp_path: Path, found: Counts) -> None:
+def test_the_versions_of_the_file_decide_how_strict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: Counts
+) -> None:
     file, worse = tmp_path / "counts.json", deepcopy(found)
     worse["decode step"]["operations"] *= 2
     file.write_text(json.dumps({"versions": versions(), "stages": found}))
-    assert [line.split(" grew")[0] for line in check(file, worse)] == ["decode step: operations"]
+    told: list[str] = []
+    assert [line.split(" grew")[0] for line in check(file, worse, told.append)] == ["decode step: operations"]
+    assert not told
     file.write_text(json.dumps({"versions": {"torch": "0.1", "transformers": "5.0"}, "stages": found}))
     assert check(file, worse) == []
+    monkeypatch.setattr(counts, "count_all", lambda: worse)
+    shown = CliRunner().invoke(counts.app, ["--expected", str(file)])
+    assert shown.exit_code == 0
+    assert "operations and bytes not compared: versions differ (torch 0.1, transformers 5.0 in " in shown.output
 
 
 def test_what_is_counted_is_the_stage_alone() -> None:
