@@ -21,7 +21,7 @@ PROGRAMS = (
     (evaluation, "grid", "llava.eval.grid", "Run methods and budgets over benchmarks."),
     (evaluation, "report", "llava.eval.report", "Render records as a table, a page and a picture."),
     (evaluation, "diff", "llava.eval.diff", "Show the items two cells answer differently."),
-    (app, "bench", "llava.bench.command", "Measure speed and memory: latency, memory, throughput, train, all."),
+    (app, "bench", "llava.bench.command", "Measure time and memory: latency, encoder, memory, throughput, train, all."),
 )
 
 

@@ -34,7 +34,7 @@ def measure(
     with programs(subject, question, cases, new_tokens) as ready:
         first = _alternate("first token", ready, 1, subject, rounds, report)
         # An answer repeats one step many times, so few rounds do.
-        answers = _alternate("answer", ready, new_tokens, subject, max(3, rounds // 3), report)
+        answers = _alternate("answer", ready, new_tokens, subject, min(rounds, max(3, rounds // 3)), report)
         base = cases[0].label
         rows = []
         for case in cases:
@@ -50,7 +50,10 @@ def _alternate(
     what: str, ready: Mapping[str, Program], count: int, subject: Subject, rounds: int, report: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
     runs: Runs = {name: (lambda program=program: program.run(count)) for name, program in ready.items()}
-    return alternate(runs, subject.device, rounds=rounds, warmup=2, report=lambda text: report(f"{what}, {text}"))
+    # A GPU chooses kernels and captures graphs in its first runs. On a CPU the second is like any other (one that is
+    # compiled too), and takes seconds.
+    warmup = 1 if subject.device.type == "cpu" else 2
+    return alternate(runs, subject.device, rounds=rounds, warmup=warmup, report=lambda text: report(f"{what}, {text}"))
 
 
 def _row(

@@ -125,7 +125,6 @@ def latency(
     path: Path_ = "plain",
     text: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
     new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 32,
-    tiles: Annotated[str, typer.Option(help="Encoder alone over so many tiles: 1,5. Empty: not measured.")] = "1,5",
     rounds: Rounds = 10,
     out: Out = Path("results/bench"),
     device: Device = None,
@@ -133,17 +132,34 @@ def latency(
     bits: Bits = 16,
     layers: Layers = None,
 ) -> None:
-    """Seconds to the first token and to the whole answer, by stage, beside the floor; the encoder alone."""
+    """Seconds to the first token and to the whole answer, by stage, beside the floor."""
     options = {
         "cases": case_list(method, budget, path),
         "text": text,
         "new_tokens": new_tokens,
         "rounds": rounds,
-        "tiles": [int(count) for count in tiles.split(",") if count],
-        "budget": int(budget.split(",")[0] or 64),
     }
     load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
     _measure("latency", options, out, device, **load)
+
+
+@app.command(epilog="Example: visionzip bench encoder --shape liuhaotian/llava-v1.5-7b --layers 1 --tiles 1,5")
+def encoder(
+    model: Model = None,
+    shape: Shape = None,
+    tiles: Annotated[str, typer.Option(help="Tiles encoded at a time, comma separated.")] = "1,5",
+    budget: Annotated[int, typer.Option(help="VisionZip's tokens per tile, CLS counted.")] = 64,
+    rounds: Rounds = 10,
+    out: Out = Path("results/bench"),
+    device: Device = None,
+    dtype: Dtype = None,
+    bits: Bits = 16,
+    layers: Layers = None,
+) -> None:
+    """The encoder alone, five ways: seconds and peak memory beside the blocks that must run."""
+    options = {"tiles": [int(count) for count in tiles.split(",") if count], "budget": budget, "rounds": rounds}
+    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
+    _measure("encoder", options, out, device, **load)
 
 
 @app.command(epilog="Example: visionzip bench memory --shape liuhaotian/llava-v1.5-13b --budget 64 --bits 4")

@@ -51,15 +51,15 @@ def _of(records: Sequence[Record], kind: str, name: str) -> list[Record]:
 
 
 def _encoder(figure: Callable[[Mapping[str, Mapping[str, Any]]], float], gpu_only: bool = False) -> Any:
-    """Figures of the encoder tables over CLIP-L/336, by tiles. figure: of the rows of one count, by way."""
+    """Figures of encoder records over CLIP-L/336, by tiles. figure: of the rows of one count, by way."""
 
     def found(records: Sequence[Record]) -> Found:
         for record in records:
             fits = all(record["subject"][key] == value for key, value in CLIP_L.items())
-            if record["kind"] != "latency" or not fits or (gpu_only and not on_gpu(record)):
+            if record["kind"] != "encoder" or not fits or (gpu_only and not on_gpu(record)):
                 continue
             ways: dict[int, dict[str, Any]] = {}
-            for row in record["encode"]:
+            for row in record["cases"]:
                 ways.setdefault(row["tiles"], {})[row["way"]] = row
             for tiles, rows in ways.items():
                 yield f"{_place(record)}, {counted(tiles, 'tile')}", figure(rows)

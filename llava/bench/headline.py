@@ -10,7 +10,7 @@ from llava.bench.show_latency import tokens_cell
 def encoder_headline(record: Record) -> Sheet:
     """A row per way to encode; a group of columns per number of tiles."""
     by_way: dict[str, list[Mapping[str, Any]]] = {}
-    for row in record["encode"]:
+    for row in record["cases"]:
         by_way.setdefault(row["way"], []).append(row)
     official = {row["tiles"]: row["peak_bytes"] for row in by_way["official"]}
     columns, rows = ["encoder"], []
@@ -28,8 +28,8 @@ def encoder_headline(record: Record) -> Sheet:
         ]
         rows.append([way, *(cell for group in cells for cell in group)])
     note = (
-        f"VisionZip at {record['encoder_budget']} tokens a tile; memory: peak of activations. "
-        f"{circumstances(record, record['encode'][0]['seconds']['total']['n'])}"
+        f"VisionZip at {record['budget']} tokens a tile; memory: peak of activations. "
+        f"{circumstances(record, record['cases'][0]['seconds']['total']['n'])}"
     )
     return Sheet("Encoder", columns, rows, note)
 

@@ -96,13 +96,13 @@ def first_model(folder: Folder) -> str | None:
 
 
 def headline(folder: Folder, pictures: Sequence[str]) -> str:
-    """A folder's first figures, of one model: encoder, first token and answers; pictures below."""
+    """A folder's first figures, of one model: encoder where it was measured, first token, answers; pictures below."""
     name = first_model(folder)
     if name is None:
         return folder.missing
-    record = folder.of("latency")[name]
-    tables = [encoder_headline(record)] if record["encode"] else []
-    tables.append(first_token_headline(record, folder.of("throughput").get(name)))
+    encoder = folder.of("encoder").get(name)
+    tables = [] if encoder is None else [encoder_headline(encoder)]
+    tables.append(first_token_headline(folder.of("latency")[name], folder.of("throughput").get(name)))
     shown = [f"![{Path(picture).stem.replace('-', ' ')}]({picture})" for picture in pictures]
     return "\n\n".join([*(table.to_markdown() for table in tables), *shown])
 

@@ -18,6 +18,29 @@ HELD = ("weights", "activations", "cache", "other", "peak", "steady")
 SELDOM = ("reserved", "offloaded")  # shown where a row has any
 
 
+def encoder_sheets(record: Record) -> list[Sheet]:
+    """Ways to encode beside the blocks that must run."""
+    gpu, cases = on_gpu(record), record["cases"]
+    rows = [
+        [
+            row["way"],
+            str(row["tiles"]),
+            *([milliseconds(row["seconds"]["total"])] if gpu else []),
+            spread_cell(row["times_the_blocks"], 3),
+            spread_cell(row["times_official"], 3),
+            megabytes(row["peak_bytes"]),
+        ]
+        for row in cases
+    ]
+    time = ["time, ms"] if gpu else []
+    columns = ["way", "tiles", *time, "times the blocks", "times official style", "peak activations, MB"]
+    note = (
+        f"VisionZip at {record['budget']} tokens a tile. Times: median of paired ratios [p10-p90], below 1 is faster. "
+        f"{circumstances(record, cases[0]['seconds']['total']['n'])}"
+    )
+    return [Sheet("The encoder alone", columns, rows, note)]
+
+
 def memory_sheets(record: Record) -> list[Sheet]:
     """Bytes of one answer by what holds them."""
     cases = record["cases"]
@@ -128,7 +151,9 @@ def scaling_sheets(record: Record) -> list[Sheet]:
     return [Sheet("How cost grows", ["time of", "against", "sizes", "exponent", "R^2"], rows, note)]
 
 
+# In the order of a page, where the encoder stands before the answers it is a part of.
 SHEETS: Mapping[str, Callable[[Record], list[Sheet]]] = {
+    "encoder": encoder_sheets,
     "latency": latency_sheets,
     "memory": memory_sheets,
     "throughput": throughput_sheets,

@@ -1,4 +1,4 @@
-"""The tables of a latency record: the encoder alone, answers, stages, and the distance to the floor."""
+"""The tables of a latency record: answers, stages, and the distance to the floor."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,32 +11,8 @@ REST = "rest"
 
 
 def latency_sheets(record: Record) -> list[Sheet]:
-    """Encoder (where it was measured), answers, stages, floor."""
-    encoder = [encoder_sheet(record)] if record["encode"] else []
-    return [*encoder, answer_sheet(record), stage_sheet(record), floor_sheet(record)]
-
-
-def encoder_sheet(record: Record) -> Sheet:
-    """Ways to encode beside the blocks that must run."""
-    gpu = on_gpu(record)
-    time = ["time, ms"] if gpu else []
-    rows = [
-        [
-            row["way"],
-            str(row["tiles"]),
-            *([milliseconds(row["seconds"]["total"])] if gpu else []),
-            spread_cell(row["times_the_blocks"], 3),
-            spread_cell(row["times_official"], 3),
-            megabytes(row["peak_bytes"]),
-        ]
-        for row in record["encode"]
-    ]
-    note = (
-        f"VisionZip at {record['encoder_budget']} tokens a tile. Times: median of paired ratios [p10-p90], below 1 is "
-        f"faster. {circumstances(record, record['encode'][0]['seconds']['total']['n'])}"
-    )
-    columns = ["way", "tiles", *time, "times the blocks", "times official style", "peak activations, MB"]
-    return Sheet("The encoder alone", columns, rows, note)
+    """Answers, stages, floor."""
+    return [answer_sheet(record), stage_sheet(record), floor_sheet(record)]
 
 
 def tokens_cell(row: Mapping[str, Any]) -> str:

@@ -48,12 +48,8 @@ def latency(
     text: int = 60,
     new_tokens: int = 32,
     rounds: int = 10,
-    tiles: list[int] | None = None,
-    budget: int = 64,
-    encode_rounds: int | None = None,
 ) -> dict[str, Any]:
-    """The encoder alone (for each of `tiles`, VisionZip at `budget`), then whole answers of all cases."""
-    zipper = VisionZip(budget_for(budget).dominant, budget_for(budget).contextual)
+    """To the first token and to the whole answer, all cases in turn."""
     question = question_for(bench.subject, text)
     found = answer.measure(
         bench.subject,
@@ -64,8 +60,14 @@ def latency(
         ceilings=bench.ceilings,
         report=bench.report,
     )
-    alone = encode.measure(bench.subject, zipper, tiles or [], encode_rounds or rounds, bench.report)
-    return {"tiles": question.tiles, "text_tokens": question.text, "encoder_budget": budget, "encode": alone, **found}
+    return {"tiles": question.tiles, "text_tokens": question.text, **found}
+
+
+def encoder(bench: Bench, *, tiles: list[int], budget: int = 64, rounds: int = 10) -> dict[str, Any]:
+    """The encoder alone, VisionZip at `budget` tokens a tile, over so many `tiles` at a time."""
+    split = budget_for(budget)
+    zipper = VisionZip(split.dominant, split.contextual)
+    return {"budget": budget, "cases": encode.measure(bench.subject, zipper, tiles, rounds, bench.report)}
 
 
 def memory(bench: Bench, *, cases: list[str], text: int = 60, new_tokens: int = 32) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def scaling(bench: Bench, **options: Any) -> dict[str, Any]:
 
 
 PARTS: Mapping[str, Callable[..., dict[str, Any]]] = dict(
-    zip(names.PARTS, (latency, memory, loop, train, kernels, scaling), strict=True)
+    zip(names.PARTS, (latency, encoder, memory, loop, train, kernels, scaling), strict=True)
 )
 
 

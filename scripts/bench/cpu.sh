@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Speed and memory in ratios on a machine without a GPU: about 13 minutes on two cores with nothing else running.
+# Speed and memory in ratios on a machine without a GPU: five to six minutes on two cores with nothing else running.
 #
 #   bash scripts/bench/cpu.sh
+#   CONFIG=configs/bench/cpu_tiles.yaml bash scripts/bench/cpu.sh
 #
+# The second line adds the encoder over five tiles, about five minutes more: every way to encode them takes a quarter of a minute
+# a pass, so they would double the first one's time.
 # OUT: folder of the records (default: results/cpu). CONFIG: another suite (default: configs/bench/cpu.yaml). A record that is
 # there is not measured again; delete it to have it anew. Arguments go to visionzip bench all, e.g. --only latency.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"

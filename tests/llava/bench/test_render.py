@@ -86,9 +86,10 @@ def test_without_records_the_pages_say_what_to_run(tmp_path: Path) -> None:
 
 
 def test_figures_reach_their_places(tmp_path: Path) -> None:
-    made.write(tmp_path / "gpu", made.latency())
-    made.write(tmp_path / "gpu", made.throughput())
-    made.write(tmp_path / "cpu", made.latency(made.CPU, "reduced"), "small")
+    for record in (made.encoder(), made.latency(), made.throughput()):
+        made.write(tmp_path / "gpu", record)
+    for record in (made.encoder(made.CPU, "reduced"), made.latency(made.CPU, "reduced")):
+        made.write(tmp_path / "cpu", record, "small")
     page, readme = rendered(tmp_path / "cpu", tmp_path / "gpu")
     gpu, cpu = between(readme, "bench-gpu"), between(readme, "bench-cpu")
     expected = ["visionzip-32", "160", "20.0 [19.0-21.0]", "10.00x [9.50-10.50]", "2.00", "8.00x [7.60-8.40]"]
@@ -99,6 +100,18 @@ def test_figures_reach_their_places(tmp_path: Path) -> None:
     assert between(page, "bench-cpu").startswith("#### small\n\n**The encoder alone**")
     assert "**Many pictures, short answers**" in between(page, "bench-gpu")
     assert "2 not measured" not in between(readme, "bench-goals")
+
+
+def test_the_headline_takes_the_encoder_of_its_model_only(tmp_path: Path) -> None:
+    """Five tiles are another record beside it (configs/bench/cpu_tiles.yaml): shown on the page, not in README."""
+    made.write(tmp_path / "cpu", made.latency(made.CPU), "small")
+    made.write(tmp_path / "cpu", made.encoder(made.CPU) | {"budget": 65}, "small-tiles")
+    page, readme = rendered(tmp_path / "cpu", tmp_path / "gpu")
+    assert "VisionZip at 65" in between(page, "bench-cpu") and "**Encoder**" not in between(readme, "bench-cpu")
+    made.write(tmp_path / "cpu", made.encoder(made.CPU) | {"budget": 64}, "small")
+    page, readme = rendered(tmp_path / "cpu", tmp_path / "gpu")
+    assert "VisionZip at 64" in between(readme, "bench-cpu") and "VisionZip at 65" not in between(readme, "bench-cpu")
+    assert between(page, "bench-cpu").count("**The encoder alone**") == 2
 
 
 def test_rendering_again_changes_nothing(tmp_path: Path) -> None:
@@ -179,7 +192,7 @@ def test_the_command(table: Path, tmp_path: Path) -> None:
     """Pages and pictures of every kind, the same bytes each time, and links that lead to them."""
     pytest.importorskip("matplotlib")
     made.write(tmp_path / "cpu", miniature())
-    for record in (made.latency(), made.scaling()):
+    for record in (made.encoder(), made.latency(), made.scaling()):
         made.write(tmp_path / "gpu", record)
     page, readme = tmp_path / "page.md", tmp_path / "README.md"
     page.write_text(PAGE, encoding="utf-8")
@@ -190,7 +203,7 @@ def test_the_command(table: Path, tmp_path: Path) -> None:
     drawn = []
     for _ in range(2):
         done = CliRunner().invoke(app, [str(word) for word in arguments], catch_exceptions=False)
-        assert done.exit_code == 0 and "1 CPU and 2 GPU records" in done.output
+        assert done.exit_code == 0 and "1 CPU and 3 GPU records" in done.output
         drawn.append({file.name: file.read_bytes() for file in (tmp_path / "plots").iterdir()})
     assert drawn[0] == drawn[1]
     stem = f"gpu-{made.NEXT_7B}"

@@ -17,6 +17,7 @@ from llava.bench.show_latency import stages_of
 from tests import bench_records as made
 
 KINDS = {
+    "encoder": made.encoder,
     "latency": made.latency,
     "memory": made.memory,
     "throughput": made.throughput,
@@ -80,13 +81,18 @@ def test_every_table_says_what_it_was_measured_on(kind: str, tmp_path: Path) -> 
     assert "trained weights" in sheet.note and "in 4 bits" in sheet.note
 
 
-def test_encoder_and_answers(tmp_path: Path) -> None:
-    encoder, answers, _, floor = sheets(made.write(tmp_path, made.latency()))
+def test_encoder(tmp_path: Path) -> None:
+    (encoder,) = sheets(made.write(tmp_path, made.encoder()))
+    assert encoder.title == "The encoder alone" and encoder.note.startswith("VisionZip at 32 tokens a tile.")
     row = cells(Sheet("", encoder.columns, encoder.rows[:5]), "visionzip")
     assert row["tiles"] == "1" and row["time, ms"] == "35.3 [33.5-37.0]"
     assert row["times the blocks"] == "1.020 [0.969-1.071]"
     assert row["times official style"] == "0.510 [0.484-0.536]"
     assert row["peak activations, MB"] == "50"
+
+
+def test_answers(tmp_path: Path) -> None:
+    answers, _, floor = sheets(made.write(tmp_path, made.latency()))
     row = cells(answers, "visionzip-32")
     assert row["visual tokens"] == "160" and row["first token, ms"] == "20.0 [19.0-21.0]"
     assert row["speed-up to the first token"] == "10.00x [9.50-10.50]"
@@ -101,15 +107,10 @@ def test_encoder_and_answers(tmp_path: Path) -> None:
     assert "700 TFLOP/s and 4.00 TB/s" in floor.note
 
 
-def test_a_record_without_encoder_has_no_such_table(tmp_path: Path) -> None:
-    titles = [sheet.title for sheet in sheets(made.write(tmp_path, made.latency() | {"encode": []}))]
-    assert len(titles) == 3 and "The encoder alone" not in titles
-
-
 def test_stages_and_what_is_left(tmp_path: Path) -> None:
     """In ms on a GPU, in per cent of dense on a CPU; they add up to the total."""
     for device, total, vision in ((made.GPU, "20.00", "4.00"), (made.CPU, "10.0", "2.0")):
-        sheet = sheets(made.write(tmp_path, made.latency(device)))[2]
+        sheet = sheets(made.write(tmp_path, made.latency(device)))[1]
         assert list(sheet.columns) == ["case", "vision", "score", "merge", "project", "rest", "total"]
         row = cells(sheet, "visionzip-32")
         assert (row["total"], row["vision"]) == (total, vision)
@@ -123,7 +124,7 @@ def test_stages_and_what_is_left(tmp_path: Path) -> None:
 def test_a_named_prefill_and_unknown_stages_have_columns(tmp_path: Path) -> None:
     record = made.latency()
     record["cases"][0]["first"] |= {"upload": made.spread(0.001), "prefill": made.spread(0.1)}
-    sheet = sheets(made.write(tmp_path, record))[2]
+    sheet = sheets(made.write(tmp_path, record))[1]
     assert list(sheet.columns[-4:]) == ["prefill", "upload", "rest", "total"]
     assert stages_of(record["cases"][0])["rest"] == pytest.approx(0.2 - 0.04 - 0.02 - 0.1 - 0.001)
 

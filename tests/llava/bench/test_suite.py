@@ -1,5 +1,6 @@
 """Suites: every part on a tiny model from YAML to record, what is done is not done again, what fails is told."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def test_counts_follow_the_tokens(records):
 
 
 def test_the_encoder_is_compared_five_ways(records):
-    rows = {(row["tiles"], row["way"]): row for row in records["latency"]["encode"]}
+    rows = {(row["tiles"], row["way"]): row for row in records["encoder"]["cases"]}
+    assert records["encoder"]["budget"] == 16
     assert {way for _, way in rows} == {"blocks", "hugging face", "dense", "visionzip", "official"}
     assert {tiles for tiles, _ in rows} == {1, 5}
     for tiles in (1, 5):
@@ -144,13 +146,24 @@ def test_quantised_models_have_names_of_their_own():
 
 
 @pytest.mark.parametrize("file", sorted(SUITE.parent.glob("*.yaml")), ids=lambda path: path.name)
-def test_shipped_suites_hold_cases_that_exist(file: Path):
+def test_shipped_suites_hold_options_and_cases_that_exist(file: Path):
     from llava.bench.cases import parse_case
 
     for plan in read_suite(file):
-        for options in plan.parts.values():
+        assert plan.parts
+        for part, options in plan.parts.items():
+            inspect.signature(PARTS[part]).bind(None, **options)
             for case in options.get("cases", []):
                 parse_case(case)
+
+
+def test_five_tiles_on_a_cpu_are_the_same_model_under_another_name():
+    """So that both records of its encoder stay."""
+    first, more = (read_suite(SUITE.with_name(name)) for name in ("cpu.yaml", "cpu_tiles.yaml"))
+    (tiles,) = more
+    (same,) = (plan for plan in first if plan.load == tiles.load)
+    assert list(tiles.parts) == ["encoder"] and not {plan.name for plan in first} & {tiles.name}
+    assert tiles.parts["encoder"]["budget"] == same.parts["encoder"]["budget"]
 
 
 def test_flags_become_cases_with_dense_first():
@@ -180,6 +193,17 @@ def test_a_command_measures_the_miniature_and_prints_a_table(tmp_path):
     record = json.loads((tmp_path / "llava-mini-v1.5.memory.json").read_text("utf-8"))
     assert record["subject"]["weights"] == "checkpoint"
     assert str(tmp_path) not in json.dumps(record)
+
+
+def test_the_encoder_alone_from_the_command_line(tmp_path):
+    words = ["encoder", "--model", "playground/miniature/llava-mini-v1.5", "--device", "cpu", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*words, "--tiles", "1,2", "--budget", "16", "--rounds", "1"])
+    assert done.exit_code == 0, done.output
+    assert "The encoder alone" in done.output
+    record = json.loads((tmp_path / "llava-mini-v1.5.encoder.json").read_text("utf-8"))
+    assert {row["tiles"] for row in record["cases"]} == {1, 2} and record["budget"] == 16
+    done = CliRunner().invoke(app, [*words, "--tiles", ""])
+    assert done.exit_code == 1 and "tiles: expected at least one number" in done.output
 
 
 def test_a_wrong_option_is_told_without_a_traceback(tmp_path):

@@ -1,0 +1,46 @@
+"""How often a case runs: no more than it must on a CPU, where a run takes seconds."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from llava.bench import answer
+from llava.bench.cases import parse_case
+from llava.bench.roofline import Ceilings
+from llava.bench.setup import question_for
+from tests.llava.bench.tiny_subject import tiny_subject
+
+CEILINGS = Ceilings(flops_per_s=1e12, bytes_per_s=1e11, how="by hand")
+
+
+@pytest.mark.parametrize(("rounds", "answers"), [(2, 2), (4, 3), (12, 4)])
+def test_one_run_warms_up_and_answers_take_few_rounds(rounds: int, answers: int) -> None:
+    """Never more rounds of answers than of first tokens."""
+    subject, ran = tiny_subject(), []
+    question = question_for(subject, 60)
+    subject.model.get_vision_tower().vision_tower.vision_model.pre_layrnorm.register_forward_hook(
+        lambda *_: ran.append(1)
+    )
+    found = answer.measure(
+        subject,
+        question,
+        [parse_case("dense"), parse_case("visionzip:16")],
+        new_tokens=2,
+        rounds=rounds,
+        ceilings=CEILINGS,
+        report=lambda _: None,
+    )
+    for row in found["cases"]:
+        assert (row["first"]["total"]["n"], row["answer"]["total"]["n"]) == (rounds, answers)
+    preparing = 1  # counts the visual tokens
+    assert len(ran) == 2 * (preparing + 1 + rounds + 1 + answers)
+
+
+@pytest.mark.parametrize(("device", "warmup"), [("cpu", 1), ("cuda", 2)])
+def test_a_gpu_warms_up_twice(device: str, warmup: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(answer, "alternate", lambda *_, **options: asked.append(options["warmup"]))
+    answer._alternate("answer", {}, 2, SimpleNamespace(device=torch.device(device)), 3, print)
+    assert asked == [warmup]
