@@ -36,7 +36,7 @@ from llava.miniature.benchmarks import (
 )
 from llava.miniature.eval_sets.yes_no import MME_CATEGORIES
 from llava.miniature.files import paint
-from llava.miniature.forms import ask_the_unanswerable, shortly, teach, with_permission
+from llava.miniature.forms import in_wordings, shortly
 from llava.miniature.questions import ask_parts, describe
 from llava.miniature.world import SPLITS, Scene
 from llava.utils import give_usual_mode
@@ -214,17 +214,13 @@ def _questions(scene: Scene, rng: Random) -> list[tuple[str, str]]:
 
 
 def _in_forms(scene: Scene, rng: Random) -> list[tuple[str, str]]:
-    """A dozen questions in the wordings of the public question files, two of MME's kinds, in half of the rows one about
-    what is absent: a sixth of the questions that permit "unanswerable". With more, it is said to whatever is hard."""
-    lines = [teach(question, scene, rng) for question in ask_some(scene, rng, TAUGHT, 12)]
+    """A dozen questions in the wordings of the public question files, and two of MME's kinds."""
+    lines = in_wordings(ask_some(scene, rng, TAUGHT, 12), scene, rng)
     for _ in range(2):
         pair = rng.choice(tuple(MME_CATEGORIES.values()))(scene, rng)
         if pair is not None:
             right = rng.random() < 0.5
             lines.append((shortly(pair[0] if right else pair[1]), "yes" if right else "no"))
-    missing = ask_the_unanswerable(scene, rng) if rng.random() < 0.5 else None
-    if missing is not None:
-        lines.append((with_permission(missing), missing.answer))
     rng.shuffle(lines)  # families asked often come first
     return lines
 

@@ -23,6 +23,7 @@ import typer
 from llava.miniature import questions as ask
 from llava.miniature.eval_sets import EVAL_SETS, write_eval
 from llava.miniature.files import paint, write_json
+from llava.miniature.forms import in_wordings
 from llava.miniature.questions import Asker, Question, choose_named
 from llava.miniature.world import SPLITS, Scene, sample_scene, split_of
 
@@ -69,7 +70,11 @@ TEXT_SHARE = 0.04
 
 
 def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
-    """One row of the mix, of the kind its seed draws, and the scene to paint for it (None: text only)."""
+    """One row of the mix, of the kind its seed draws, and the scene to paint for it (None: text only).
+
+    Half of the rows ask in the wordings of the public question files. The public mix has few of them, but a small
+    projector tuned without them takes such questions for others afterwards (LOG.md, 2026-11-27).
+    """
     rng = Random(f"row-{seed}")
     name = rng.choices([*SOURCES, "text"], [*(source.share for source in SOURCES.values()), TEXT_SHARE])[0]
     if name == "text":
@@ -77,7 +82,8 @@ def mix_row(seed: int) -> tuple[dict[str, Any], Scene | None]:
     source = SOURCES[name]
     scene = sample_scene(seed, source.wants_text)
     asked = ask_some(scene, rng, source.askers, source.turns)
-    return picture_row(seed, f"{source.folder}/{seed:09d}.jpg", lines_of(asked, rng)), scene
+    lines = in_wordings(asked, scene, rng) if rng.random() < 0.5 else lines_of(asked, rng)
+    return picture_row(seed, f"{source.folder}/{seed:09d}.jpg", lines), scene
 
 
 def ask_some(scene: Scene, rng: Random, askers: Sequence[Asker], turns: int) -> list[Question]:
@@ -141,7 +147,7 @@ def write_world(out: Path, rows: int, questions: int, workers: int) -> bool:
     """
     shares = {name: source.share for name, source in SOURCES.items()}
     wanted = {
-        "mix": {"rows": rows, "sources": shares},
+        "mix": {"rows": rows, "sources": shares, "wordings": "half public"},
         "eval": {"questions": questions, "sets": list(EVAL_SETS), "wordings": "public"},  # some had their own once
     }
     record = out / "world.json"

@@ -84,6 +84,16 @@ def teach(question: Question, scene: Scene, rng: Random) -> tuple[str, str]:
     return (with_permission(question) if rng.random() < 0.5 else question.prompt), question.answer
 
 
+def in_wordings(asked: Sequence[Question], scene: Scene, rng: Random) -> list[tuple[str, str]]:
+    """Questions in the public wordings and their answers, every other time one that has none among them: a sixth of
+    those that permit "unanswerable". With more, it is said to whatever is hard."""
+    lines = [teach(question, scene, rng) for question in asked]
+    missing = ask_the_unanswerable(scene, rng) if rng.random() < 0.5 else None
+    if missing is not None:
+        lines.insert(rng.randint(0, len(lines)), (with_permission(missing), missing.answer))
+    return lines
+
+
 def _before(question: Question, scene: Scene, rng: Random) -> str:
     """The line in front of some choices: a hint as MMBench or as ScienceQA writes it, unless it is the answer."""
     if question.category == "ground" or rng.random() >= HINT_SHARE:
