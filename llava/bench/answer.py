@@ -8,6 +8,7 @@ token, everything included (tower, scoring, merging, projector, packing, splice,
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llava.bench.cases import Case, Program, programs
@@ -97,11 +98,15 @@ def _floor(
         new_tokens=max(2, new_tokens),
         element_bytes=subject.model.dtype.itemsize,
         llm_weight_bytes=None if subject.bits == 16 else WEIGHT_BYTES[subject.bits],
+        tower_blocks=subject.model.get_vision_tower().depth,
         budget=None if budget is None else (budget.dominant, budget.contextual),
         projected=program.visual if in_front else None,
         kept_per_layer=program.kept,
     )
-    parts = work(subject.shape, request)
+    shape = subject.shape
+    if case.method == "downsample" and case.budget is not None:  # the tower encodes a smaller picture
+        shape = replace(shape, patches=case.budget.total)
+    parts = work(shape, request)
     floors = {stage: floor_seconds(part, ceilings) for stage, part in parts.items()}
     least = sum(floors[stage] for stage in TO_FIRST)
     total = sum((parts[stage] for stage in TO_FIRST), Work())

@@ -3,7 +3,10 @@
 Methods: dense; visionzip, random, uniform, pool, downsample (in front of the language model); fastv, sparsevlm (inside
 it). Paths:
 
-    plain      the model as every program here runs it (`model.generate`)
+    plain      the model as every program here runs it (`model.generate`); FastV and SparseVLM: lean
+    lean       this repository's own loop (`visionzip.in_llm.generate`), dense or behind a method in front. FastV and
+               SparseVLM run on it in any case, and transformers' `generate` does more around each token: compare them
+               with cases on this path
     fast       `llava.model.fast`: static shapes, CUDA graphs where there is a GPU
     compiled   the same with compiled blocks
     official   the encoder of the published code (`llava.bench.official_style`), then as plain; VisionZip only
@@ -18,15 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llava.bench.in_llm import spliced_inputs
+from llava.bench.in_llm import LeanGenerator, spliced_inputs
 from llava.bench.names import INSIDE, METHODS, PATHS
-from llava.bench.official_style import OfficialStyle
+from llava.bench.official_style import OfficialStyle, encoding_by
 from llava.bench.setup import Question, Subject
 from llava.model.fast import FastGenerator
 from visionzip import Budget, attach, budget_for, detach, from_config
 from visionzip.core.types import Compressor
 from visionzip.in_llm import SCHEDULES, FastV, Pruner, SparseVLM, prefill, schedule
-from visionzip.in_llm import generate as generate_pruned
 from visionzip.in_llm.sparsevlm import SCHEDULE_TOKENS
 
 
@@ -52,7 +54,10 @@ class Case:
         if self.path == "official" and self.method != "visionzip":
             raise ValueError(f"path 'official' is an encoder for visionzip, not for {self.method!r}")
         if self.method in INSIDE and self.path != "plain":
-            raise ValueError(f"{self.method} prunes inside the language model and runs on the path 'plain' only")
+            raise ValueError(
+                f"{self.method} prunes inside the language model and answers by a loop of its own, not on the path "
+                f"{self.path!r}: leave the path out"
+            )
 
     @property
     def label(self) -> str:
@@ -100,6 +105,39 @@ def use(model: Any, case: Case) -> None:
         attach(model, compressor)
 
 
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A case made ready on a model. generate: stands in for `model.generate` (`FastGenerator`, `LeanGenerator`), None:
+    nothing does. encoder: in place of the tower's own."""
+
+    model: Any
+    case: Case
+    generate: Any = None
+    encoder: OfficialStyle | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, the model computes as the case says."""
+        use(self.model, self.case)
+        with encoding_by(self.model.get_vision_tower(), self.encoder):
+            yield
+
+
+def ready(stack: ExitStack, model: Any, case: Case, *, visual: int, tiles: int, longest: int, batch: int = 1) -> Ready:
+    """Make a case ready for pictures of so many visual tokens and tiles. longest: tokens of a row and its answer."""
+    if case.path in ("fast", "compiled"):
+        compiled = case.path == "compiled"
+        fast = FastGenerator(model, max_length=longest, batch=batch, compile_blocks=compiled)
+        return Ready(model, case, stack.enter_context(fast))
+    if case.method in INSIDE:
+        return Ready(model, case, LeanGenerator(model, pruner_of(case, visual, tiles)))
+    if case.path == "lean":
+        return Ready(model, case, LeanGenerator(model))
+    zipper: Any = case.compressor()
+    encoder = OfficialStyle(model.get_vision_tower(), zipper) if case.path == "official" else None
+    return Ready(model, case, encoder=encoder)
+
+
 @dataclass(frozen=True)
 class Program:
     """run: makes that many new tokens, never fewer, and returns them [1, n]. visual: tokens of the picture that enter
@@ -123,24 +161,19 @@ def programs(subject: Subject, question: Question, cases: Sequence[Case], longes
 
 
 def _program(stack: ExitStack, subject: Subject, question: Question, case: Case, longest: int) -> Program:
-    model, layers = subject.model, subject.shape.layers
+    model = subject.model
     use(model, case)
     with torch.inference_mode():
         visual = sum(len(image) for image in model.image_sequences(question.pixels, question.sizes))
-    if case.method in INSIDE:
-        run, kept = _inside(model, question, case, visual)
-        return Program(run, visual, kept)
-    kept = (visual,) * layers
-    if case.path in ("fast", "compiled"):
-        return Program(_fast(stack, model, question, case, visual, longest), visual, kept)
-    if case.path == "official":
-        return Program(_official(model, question, case), visual, kept)
+    length = question.text + visual + longest
+    made = ready(stack, model, case, visual=visual, tiles=question.tiles, longest=length)
 
-    def plain(count: int) -> Tensor:
-        use(model, case)
-        return ask(model.generate, question.ids, question.pixels, question.sizes, count)
+    def run(count: int) -> Tensor:
+        with made.in_use():
+            return ask(made.generate or model.generate, question.ids, question.pixels, question.sizes, count)
 
-    return Program(plain, visual, kept)
+    kept = _kept(model, question, made.generate.pruner) if case.method in INSIDE else (visual,) * subject.shape.layers
+    return Program(run, visual, kept)
 
 
 def ask(
@@ -161,36 +194,6 @@ def ask(
     return answer
 
 
-def _official(model: Any, question: Question, case: Case) -> Callable[[int], Tensor]:
-    tower = model.get_vision_tower()
-    compressor: Any = case.compressor()
-    encoder = OfficialStyle(tower.vision_tower.vision_model, compressor)
-
-    def run(count: int) -> Tensor:
-        use(model, case)
-        tower.encode = encoder  # of this instance, until the run ends
-        try:
-            return ask(model.generate, question.ids, question.pixels, question.sizes, count)
-        finally:
-            del tower.encode
-
-    return run
-
-
-def _fast(
-    stack: ExitStack, model: Any, question: Question, case: Case, visual: int, longest: int
-) -> Callable[[int], Tensor]:
-    length = question.text + visual
-    options: dict[str, Any] = {"max_length": length + longest, "compile_blocks": case.path == "compiled"}
-    generator = stack.enter_context(FastGenerator(model, **options))
-
-    def run(count: int) -> Tensor:
-        use(model, case)
-        return ask(generator, question.ids, question.pixels, question.sizes, count)
-
-    return run
-
-
 def pruner_of(case: Case, visual: int, tiles: int) -> Pruner:
     """FastV or SparseVLM at the budget all tiles have together.
 
@@ -209,17 +212,9 @@ def pruner_of(case: Case, visual: int, tiles: int) -> Pruner:
     return SparseVLM(tuple(round(count * share / smallest) for count in SCHEDULES[smallest]), of=SCHEDULE_TOKENS)
 
 
-def _inside(model: Any, question: Question, case: Case, visual: int) -> tuple[Callable[[int], Tensor], tuple[int, ...]]:
-    pruner = pruner_of(case, visual, question.tiles)
-
-    def inputs() -> Any:
-        use(model, case)
-        return spliced_inputs(model, question.ids, question.pixels, question.sizes)
-
-    def run(count: int) -> Tensor:
-        with torch.inference_mode():
-            return generate_pruned(model, *inputs(), pruner, max_new_tokens=count)
-
+def _kept(model: Any, question: Question, pruner: Pruner) -> tuple[int, ...]:
+    """Visual tokens that each layer of the language model runs on."""
     with torch.inference_mode():
-        state = prefill(model.get_decoder(), *inputs(), pruner)
-    return run, tuple(counts[0] for counts in state.visual_per_layer)
+        inputs = spliced_inputs(model, question.ids, question.pixels, question.sizes)
+        state = prefill(model.get_decoder(), *inputs, pruner)
+    return tuple(counts[0] for counts in state.visual_per_layer)

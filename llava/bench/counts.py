@@ -126,7 +126,7 @@ def stages(subject: Subject, question: Question) -> dict[str, Stage]:
     tower = model.get_vision_tower()
     [tiles] = question.pixels
     rows, mask = 1 + tower.num_patches, torch.ones_like(question.ids)
-    official = OfficialStyle(tower.vision_tower.vision_model, ZIPPER)
+    official = OfficialStyle(tower, ZIPPER)
 
     def spliced(images: Any) -> Tensor:
         prepared = model.prepare_inputs_labels_for_multimodal(

@@ -28,12 +28,11 @@ def encoders(subject: Subject, pixels: Tensor, zipper: VisionZip) -> dict[str, C
     model = subject.model
     tower = model.get_vision_tower()
     body = tower.vision_tower.vision_model
-    plain, official = copy_of(body, "sdpa"), OfficialStyle(body, zipper)
-    depth = tower.config.num_hidden_layers + 1 + tower.select_layer
+    plain, official = copy_of(body, "sdpa"), OfficialStyle(tower, zipper)
 
     def blocks() -> Tensor:
         hidden: Tensor = body.pre_layrnorm(body.embeddings(pixels))
-        for block in body.encoder.layers[:depth]:
+        for block in body.encoder.layers[: tower.depth]:
             hidden = block(hidden, None)
         return hidden
 

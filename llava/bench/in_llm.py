@@ -1,4 +1,4 @@
-"""From a LLaVA model, token ids and images to what the methods inside the language model take."""
+"""From a LLaVA model, token ids and images to what the methods inside the language model take, and their answers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from llava.constants import IGNORE_INDEX
+from llava.model.fast_limits import check_greedy, end_tokens
 from llava.model.llava_arch import Images
 from llava.model.splice import left_padded
+from visionzip.in_llm import Pruner, generate
 
 
 def spliced_inputs(
@@ -40,3 +42,53 @@ def spliced_inputs(
     visual = (labels == IGNORE_INDEX) & mask.bool()
     embeds, moved = left_padded(embeds, mask)
     return embeds, moved, left_padded(visual[..., None], mask)[0][..., 0]
+
+
+class LeanGenerator:
+    """Stands in for `model.generate`, as `llava.model.fast.FastGenerator` does, by `visionzip.in_llm.generate`: the
+    loop that FastV and SparseVLM need, or with no pruner the same loop over all tokens."""
+
+    def __init__(self, model: Any, pruner: Pruner | None = None) -> None:
+        self.model, self.pruner = model, pruner
+        self._mask: Tensor | None = None
+
+    @property
+    def row_lengths(self) -> list[int]:
+        """Tokens of each row of the last call, images expanded, before anything is pruned."""
+        return [] if self._mask is None else [int(length) for length in self._mask.sum(dim=1)]
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        inputs: Tensor,
+        attention_mask: Tensor | None = None,
+        images: Images | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        max_new_tokens: int,
+        pad_token_id: int | None = None,
+        do_sample: bool = False,
+        num_beams: int = 1,
+        use_cache: bool = True,
+    ) -> Tensor:
+        """Answer prompts [B, l] that hold images. -> new token ids [B, n]
+
+        Raises: ValueError for sampling or beams, prompts without images, or what `visionzip.in_llm.prefill` refuses.
+        """
+        check_greedy(do_sample, num_beams, use_cache, max_new_tokens)
+        if images is None:
+            raise ValueError("expected images: this loop is for prompts with visual tokens; use model.generate")
+        ends, pad = end_tokens(self.model.generation_config, None, pad_token_id)
+        ids = inputs.to(self.model.device)
+        mask = None if attention_mask is None else attention_mask.to(ids.device)
+        embeds, self._mask, visual = spliced_inputs(self.model, ids, images, image_sizes, mask)
+        return generate(
+            self.model,
+            embeds,
+            self._mask,
+            visual,
+            self.pruner,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted(ends),
+            pad_token_id=pad,
+        )

@@ -1,6 +1,6 @@
 """The names of what is compared, without the code behind them: a command's help is read in an instant."""
 
-PATHS = ("plain", "fast", "compiled", "official")
+PATHS = ("plain", "lean", "fast", "compiled", "official")
 IN_FRONT = ("visionzip", "random", "uniform", "pool", "downsample")
 INSIDE = ("fastv", "sparsevlm")
 METHODS = ("dense", *IN_FRONT, *INSIDE)

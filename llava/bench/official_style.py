@@ -36,10 +36,19 @@ def copy_of(model: CLIPVisionModel, attention: str) -> CLIPVisionModel:
 
 
 class OfficialStyle:
-    """Tiles [T, 3, S, S] -> VisionTokens, as `CLIPVisionTower.encode` of a zipped tower at layer -2."""
+    """Tiles [T, 3, S, S] -> VisionTokens, as `CLIPVisionTower.encode` of a zipped tower at layer -2.
 
-    def __init__(self, model: CLIPVisionModel, zipper: VisionZip) -> None:
-        self.model, self.zipper = copy_of(model, "eager"), zipper
+    Raises: ValueError when the compressor is not VisionZip, or the tower selects another layer: the published code has
+    no other.
+    """
+
+    def __init__(self, tower: Any, zipper: VisionZip) -> None:
+        if not isinstance(zipper, VisionZip) or tower.depth != tower.config.num_hidden_layers - 1:
+            raise ValueError(
+                f"the official style is VisionZip at layer -2; expected that, got {zipper!r} at mm_vision_select_layer "
+                f"{tower.select_layer} of {tower.config.num_hidden_layers} layers: leave this comparison out"
+            )
+        self.model, self.zipper = copy_of(tower.vision_tower.vision_model, "eager"), zipper
         self._keys: list[Tensor] = []
         attention: Any = self.model.encoder.layers[-2].self_attn
         attention.k_proj.register_forward_hook(lambda _m, _a, output: self._keys.append(output))
@@ -84,19 +93,13 @@ class OfficialStyle:
 
 
 @contextmanager
-def official_style(tower: Any) -> Iterator[OfficialStyle]:
-    """Inside, this tower instance encodes in the official style.
-
-    Raises: ValueError when the tower's compressor is not VisionZip, or its layer is not -2.
-    """
-    if not isinstance(tower.compressor, VisionZip) or tower.select_layer != -2:
-        raise ValueError(
-            f"the official style is VisionZip at layer -2; this tower has {tower.compressor!r} at layer "
-            f"{tower.select_layer}"
-        )
-    encoder = OfficialStyle(tower.vision_tower.vision_model, tower.compressor)
+def encoding_by(tower: Any, encoder: OfficialStyle | None) -> Iterator[None]:
+    """Inside, this tower instance encodes by that; None: as ever."""
+    if encoder is None:
+        yield
+        return
     tower.encode = encoder
     try:
-        yield encoder
+        yield
     finally:
         del tower.encode  # the class's own again

@@ -164,7 +164,7 @@ def _project(shape: ModelShape, request: Request) -> Work:
     else:
         tokens = request.tiles * (sum(request.budget) if request.budget else shape.patches)
     tokens *= request.batch
-    flops = 2 * tokens * (shape.tower_width * shape.width + shape.width**2)
+    flops = 2 * tokens * (shape.tower_width * shape.width + (shape.projector_layers - 1) * shape.width**2)
     moved = shape.projector_parameters + tokens * (shape.tower_width + shape.width)
     return Work(flops, request.element_bytes * moved)
 

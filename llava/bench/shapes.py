@@ -1,6 +1,7 @@
 """The sizes of a LLaVA model, from its config alone: no weights are read."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention
 class ModelShape:
     """layers, width D, intermediate, kv_width (key or value width of all heads), vocabulary: of the language model.
     tower_layers, tower_width C, tower_intermediate, patches N per tile, max_tiles, tower_heads, patch_size (pixels on
-    an edge): of the vision side.
+    an edge): of the vision side. projector_layers: linear ones, from mm_projector_type.
     own_tower: whether the config names the tower, else it is taken to be TOWER. budget: dominant and contextual tokens
     per tile the checkpoint itself asks for. tied: embedding table and output head are one matrix."""
 
@@ -76,6 +77,7 @@ class ModelShape:
     tied: bool = False
     tower_heads: int = 16
     patch_size: int = 14
+    projector_layers: int = 2
 
     @property
     def block_parameters(self) -> int:
@@ -90,8 +92,9 @@ class ModelShape:
 
     @property
     def projector_parameters(self) -> int:
-        """Two linear layers with biases (mlp2x_gelu)."""
-        return self.tower_width * self.width + self.width**2 + 2 * self.width
+        """Linear layers with biases."""
+        more = self.projector_layers - 1
+        return self.tower_width * self.width + more * self.width**2 + self.projector_layers * self.width
 
     @property
     def tower_parameters(self) -> int:
@@ -142,7 +145,17 @@ def shape_of_config(config: dict[str, Any], tower: dict[str, Any]) -> ModelShape
         tied=bool(config.get("tie_word_embeddings")),
         tower_heads=tower["num_attention_heads"],
         patch_size=tower["patch_size"],
+        projector_layers=_projector_layers(str(config.get("mm_projector_type") or "mlp2x_gelu")),
     )
+
+
+def _projector_layers(kind: str) -> int:
+    """Linear layers of a projector. Raises: ValueError for one that is not made of them."""
+    if kind == "linear":
+        return 1
+    if match := re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind):
+        return int(match.group(1))
+    raise ValueError(f"mm_projector_type {kind!r}: expected linear or mlpNx_gelu, whose work and bytes can be counted")
 
 
 def known_config(name: str) -> dict[str, Any]:

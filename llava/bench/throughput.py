@@ -1,6 +1,8 @@
-"""Questions with short answers, one after the other, as an evaluation asks them: picture files in, tokens out.
+"""Questions with short answers, one batch after the other, as an evaluation asks them: picture files in, text out.
 
-Workers decode and tile pictures while the model answers, so preprocessing costs only what they do not keep up with.
+Batches go through `llava.eval.answerer.answer_batch`, which every evaluation ends in, and are loaded as there: workers
+decode and tile pictures while the model answers, so preprocessing costs only what they do not keep up with. Only the
+words are not real, since a shape has no tokenizer.
 The pictures are JPEG files of 640 x 480, the size of most of COCO's (POPE, VQAv2 and others).
 """
 
@@ -9,31 +11,53 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from llava.bench.cases import Case, ask, use
+from llava.bench.cases import Case, ready, use
 from llava.bench.clock import ratios, spread, synchronize
-from llava.bench.setup import Subject, picture_of, to_device
-from llava.mm_utils import process_images
-from llava.model.fast import FastGenerator
+from llava.bench.setup import Subject, picture_of
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.eval.answerer import Decoding, Prompt, answer_batch, gather_pixels, prepare_pixels
+from llava.mm_utils import load_image
+from visionzip import detach
 
 SIZE = (640, 480)
 
 
-class _Pictures(Dataset[Any]):
-    def __init__(self, files: Sequence[Path], subject: Subject) -> None:
-        self.files, self.processor, self.config = files, subject.image_processor, subject.model.config
+class Numerals:
+    """A tokenizer whose words are the ids themselves: every prompt has exactly the ids that were asked for."""
+
+    pad_token_id, bos_token_id = 0, None
+
+    def __call__(self, text: str) -> Any:
+        return SimpleNamespace(input_ids=[int(word) for word in text.split()])
+
+    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows.tolist()]
+
+    @staticmethod
+    def text(ids: torch.Tensor) -> str:
+        """The text of ids [l], an image token as `<image>`."""
+        return " ".join(DEFAULT_IMAGE_TOKEN if word == IMAGE_TOKEN_INDEX else str(word) for word in ids.tolist())
+
+
+class _Prompts(Dataset[Prompt]):
+    """One question about every file."""
+
+    def __init__(self, files: Sequence[Path], subject: Subject, text: str) -> None:
+        self.files, self.text = files, text
+        self.processor, self.config = subject.image_processor, subject.model.config
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Any:
-        with Image.open(self.files[index]) as picture:
-            return process_images([picture.convert("RGB")], self.processor, self.config)[0]
+    def __getitem__(self, index: int) -> Prompt:
+        picture = load_image(self.files[index])
+        return Prompt(self.text, prepare_pixels([picture], self.processor, self.config), (picture.size,))
 
 
 @contextmanager
@@ -59,16 +83,16 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row per case and batch size: seconds a question, questions a second, speed-up over the first case at that size.
 
-    ids: [1, l], one prompt for all questions. The fast path takes one question at a time.
+    ids: [1, l], one prompt for all questions.
     """
     rows = []
     with _files(questions) as files:
         for size in batch_sizes:
-            fitting = [case for case in cases if size == 1 or case.path == "plain"]
-            times: dict[str, list[dict[str, float]]] = {case.label: [] for case in fitting}
+            times: dict[str, list[dict[str, float]]] = {case.label: [] for case in cases}
             with ExitStack() as stack:
+                stack.callback(detach, subject.model)
                 loops = {
-                    case.label: _loop(stack, subject, case, ids, files, size, new_tokens, workers) for case in fitting
+                    case.label: _loop(stack, subject, case, ids, files, size, new_tokens, workers) for case in cases
                 }
                 for name, loop in loops.items():
                     loop(min(questions, 2 * size))  # warm-up
@@ -76,14 +100,14 @@ def measure(
                 for _ in range(rounds):
                     for name, loop in loops.items():
                         times[name].append({"total": loop(questions) / questions})
-            for case in fitting:
+            for case in cases:
                 seconds = spread([run["total"] for run in times[case.label]])
                 rows.append({
                     "case": case.label,
                     "batch": size,
                     "seconds_per_question": seconds,
                     "questions_per_second": round(1 / seconds["median"], 4),
-                    "speedup": ratios(times[fitting[0].label], times[case.label]),
+                    "speedup": ratios(times[cases[0].label], times[case.label]),
                 })
     return rows
 
@@ -99,35 +123,31 @@ def _loop(
     workers: int,
 ) -> Callable[[int], float]:
     """A function that answers the first so many questions and returns the seconds it took, loading included."""
-    model = subject.model
-    generate = model.generate
-    if case.path != "plain":
-        use(model, case)
-        longest = _longest(subject, ids, files[0]) + new_tokens
-        fast = FastGenerator(model, max_length=longest, compile_blocks=case.path == "compiled")
-        generate = stack.enter_context(fast)
+    model, words, decoding = subject.model, Numerals(), Decoding(max_new_tokens=new_tokens)
+    text = Numerals.text(ids[0])
+    use(model, case)
+    visual, tiles = _counts(subject, _Prompts(files, subject, text)[0])
+    longest = visual + int(ids.shape[1]) - 1 + new_tokens
+    made = ready(stack, model, case, visual=visual, tiles=tiles, longest=longest, batch=size)
+    pinned = workers > 0 and subject.device.type == "cuda"
 
     def run(count: int) -> float:
-        use(model, case)
-        pictures = _Pictures(files[:count], subject)
-        pinned = subject.device.type == "cuda"
-        loader = DataLoader(pictures, batch_size=size, num_workers=workers, collate_fn=list, pin_memory=pinned)
+        prompts = _Prompts(files[:count], subject, text)
+        loader = DataLoader(prompts, batch_size=size, num_workers=workers, collate_fn=list, pin_memory=pinned)
         synchronize(subject.device)
         begin = time.perf_counter()
-        for batch in loader:
-            pixels = to_device(torch.stack(batch) if batch[0].dim() == 3 else batch, model)
-            prompts = ids.expand(len(batch), -1)
-            ask(generate, prompts, pixels, [SIZE] * len(batch), new_tokens)
+        with made.in_use():
+            for batch in loader:
+                answer_batch(model, words, batch, decoding, made.generate)
         synchronize(subject.device)
         return time.perf_counter() - begin
 
     return run
 
 
-def _longest(subject: Subject, ids: torch.Tensor, file: Path) -> int:
-    """Tokens of a prompt with its picture."""
-    with Image.open(file) as picture:
-        pixels = process_images([picture.convert("RGB")], subject.image_processor, subject.model.config)
+def _counts(subject: Subject, prompt: Prompt) -> tuple[int, int]:
+    """Visual tokens and tiles of a picture; all are of one size."""
+    pixels, sizes = gather_pixels(subject.model, [prompt])
     with torch.inference_mode():
-        sequence = subject.model.image_sequences(to_device(pixels, subject.model), [SIZE])[0]
-    return len(sequence) + int(ids.shape[1]) - 1
+        visual = len(subject.model.image_sequences(pixels, sizes)[0])
+    return visual, sum(1 if tile.dim() == 3 else len(tile) for tile in prompt.pixels)

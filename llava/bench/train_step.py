@@ -14,6 +14,7 @@ from torch import Tensor
 from llava.bench.cases import Case, use
 from llava.bench.clock import alternate, ratios, summarize
 from llava.bench.footprint import peak_bytes
+from llava.bench.names import IN_FRONT, INSIDE
 from llava.bench.setup import Subject, question_for
 from llava.constants import IGNORE_INDEX
 
@@ -47,7 +48,16 @@ def measure(
     rounds: int,
     report: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row per case: seconds of a step, rows a second, speed-up over the first case, peak bytes."""
+    """A row per case: seconds of a step, speed-up over the first case, peak bytes.
+
+    Raises: ValueError for a case a training step has not: a method inside the language model, a path of answering.
+    """
+    for case in cases:
+        if case.method in INSIDE or case.path != "plain":
+            raise ValueError(
+                f"train: case {case.label!r} changes how answers are made, and a training step would be that of "
+                f"another case; expected dense or one of {', '.join(IN_FRONT)} without a path: leave it out"
+            )
     model = subject.model
     question = question_for(subject, text)
     ids = question.ids.expand(rows, -1)

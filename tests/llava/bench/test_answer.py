@@ -1,5 +1,6 @@
 """How often a case runs: no more than it must on a CPU, where a run takes seconds."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from llava.bench import answer
-from llava.bench.cases import parse_case
-from llava.bench.roofline import Ceilings
+from llava.bench.cases import parse_case, programs
+from llava.bench.roofline import Ceilings, Request, work
 from llava.bench.setup import question_for
 from tests.llava.bench.tiny_subject import tiny_subject
 
@@ -44,3 +45,18 @@ def test_a_gpu_warms_up_twice(device: str, warmup: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(answer, "alternate", lambda *_, **options: asked.append(options["warmup"]))
     answer._alternate("answer", {}, 2, SimpleNamespace(device=torch.device(device)), 3, print)
     assert asked == [warmup]
+
+
+@pytest.mark.parametrize(("layer", "blocks"), [(-2, 3), (-1, 4), (2, 2)])
+def test_the_floor_is_that_of_the_blocks_and_the_picture_that_are_encoded(layer: int, blocks: int) -> None:
+    subject = tiny_subject()
+    subject.model.get_vision_tower().select_layer = layer
+    question, flops = question_for(subject, 60), {}
+    with programs(subject, question, cases := [parse_case("dense"), parse_case("downsample:16")], 2) as ready:
+        for case in cases:
+            row = {"first": {"total": {"median": 1.0}}, "decode_step": {"median": 1.0}}
+            found = answer._floor(subject, question, case, ready[case.label], 2, CEILINGS, row)
+            flops[case.method] = found["work"]["vision"]["flops"]
+    request = Request(question.tiles, 1, 1, 2, tower_blocks=blocks)
+    assert flops["dense"] == work(subject.shape, request)["vision"].flops
+    assert flops["downsample"] == work(replace(subject.shape, patches=16), request)["vision"].flops

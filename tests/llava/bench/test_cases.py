@@ -64,7 +64,9 @@ def test_every_case_makes_as_many_tokens_as_asked(subject, question):
 def test_fast_and_official_paths_give_the_tokens_of_the_plain_one(subject, question):
     names = (
         "dense",
+        "dense:lean",
         "dense:fast",
+        "visionzip:16:lean",
         "visionzip:16",
         "visionzip:16:fast",
         "visionzip:16:official",
@@ -74,8 +76,9 @@ def test_fast_and_official_paths_give_the_tokens_of_the_plain_one(subject, quest
     with programs(subject, question, [parse_case(name) for name in names], longest=4) as ready:
         for _ in range(2):  # in turn: no case leaves anything behind for the next
             answers = {name: program.run(4).tolist() for name, program in ready.items()}
-    assert answers["dense"] == answers["dense fast"] != answers["visionzip-16"]
+    assert answers["dense"] == answers["dense fast"] == answers["dense lean"] != answers["visionzip-16"]
     assert answers["visionzip-16"] == answers["visionzip-16 fast"] == answers["visionzip-16 official"]
+    assert answers["visionzip-16 lean"] == answers["visionzip-16"]
     assert answers["random-16"] == answers["random-16 fast"]
 
 

@@ -108,7 +108,7 @@ def test_encoding_reads_no_value_on_the_host() -> None:
     """Tensors without values raise where a value is read, also by `tolist`, which no operation shows."""
     subject, question = reduced_model()
     tower = subject.model.get_vision_tower()
-    official = OfficialStyle(tower.vision_tower.vision_model, ZIPPER)
+    official = OfficialStyle(tower, ZIPPER)
     attach(subject.model, ZIPPER)
     [real] = question.pixels
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from llava.bench.shapes import KNOWN, shape_of
+from llava.bench.shapes import KNOWN, shape_of, shape_of_config
 from tests.tiny import LARGE, tiny_anyres_llava, tiny_llava
 
 
@@ -75,3 +75,17 @@ def test_qwen2_and_a_plain_language_model_in_a_folder(tmp_path: Path) -> None:
     small.config.save_pretrained(tmp_path)
     tied = shape_of(str(tmp_path))
     assert tied.block_parameters + tied.embedding_parameters == pytest.approx(count(small), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [("linear", 8 * 6 + 6), ("mlp2x_gelu", 8 * 6 + 6 * 6 + 2 * 6), ("mlp3x_gelu", 8 * 6 + 2 * 36 + 18)],
+)
+def test_a_projector_counts_the_layers_it_has(kind: str, parameters: int) -> None:
+    sizes = dict.fromkeys(("num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"), 2)
+    tower = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+    tower |= {"image_size": 28, "patch_size": 14}
+    config = {**sizes, "hidden_size": 6, "mm_projector_type": kind}
+    assert shape_of_config(config, tower).projector_parameters == parameters
+    with pytest.raises(ValueError, match="mm_projector_type 'identity': expected linear or mlpNx_gelu"):
+        shape_of_config({**config, "mm_projector_type": "identity"}, tower)
