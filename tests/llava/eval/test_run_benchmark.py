@@ -1,11 +1,19 @@
-"""What a record says was run: as asked for, as saved, and when VisionZip is the tuned one."""
+"""What a record says was run: as asked for, as saved, and when VisionZip is the tuned one. Which answers it goes on
+with, and what it says of missing pictures."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
 from llava.eval.answer_command import ModelOptions
-from llava.eval.run_benchmark import what_runs
+from llava.eval.cells import read_record
+from llava.eval.run_benchmark import app, what_runs
+from llava.eval.tasks import TASKS
+from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
+from tests.tiny_eval import picture, write_root
 from visionzip import Budget, VisionZip
 from visionzip.methods import Pool
 
@@ -35,3 +43,61 @@ def test_a_checkpoint_saved_under_visionzip_is_the_tuned_one():
 def test_another_saved_compressor_has_to_be_named():
     with pytest.raises(ValueError, match=r"ckpt was saved with .*'pool'.*; say --method"):
         runs(Pool(7), saved=Pool(7))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return write_v15(tiny_vicuna_llava(folder), folder / "llava-tiny", dtype=torch.float32)
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_root(tmp_path / "eval")
+
+
+def invoke(checkpoint, *flags):
+    given = ["pope", "--model-path", checkpoint, "--root", "eval", "--max-new-tokens", 2, "--batch-size", 5, *flags]
+    result = CliRunner().invoke(app, [str(word) for word in given])
+    return result.exit_code, " ".join(result.output.replace("│", " ").split())
+
+
+def test_runs_that_would_share_a_file_are_told_apart_by_name(checkpoint, world, tmp_path):
+    code, said = invoke(checkpoint, "--dominant", 5, "--contextual", 2)
+    assert code == 0, said
+    how = read_record(tmp_path / "runs/benchmarks/llava-tiny/cells/visionzip-7/pope.json").stamp["how"]
+    assert how == {"batch_size": 5, "processes": 1, "attention": "sdpa", "fast": False}
+    other = ["--dominant", 4, "--contextual", 3]
+    code, said = invoke(checkpoint, *other)
+    assert code == 2 and "was begun with other settings (compressor: " in said and "--name of run_benchmark" in said
+    code, said = invoke(checkpoint, *other, "--name", "four")
+    assert code == 0, said
+    assert sorted(file.name for file in (world / "pope/answers").glob("*.jsonl")) == [
+        "four.jsonl",
+        "llava-tiny-visionzip-7.jsonl",
+    ]
+    kept = read_record(tmp_path / "runs/benchmarks/four/cells/visionzip-7/pope.json").budget
+    assert kept == {"dominant": 4, "contextual": 3, "total": 7}
+
+
+def test_a_checkpoint_overwritten_in_place_does_not_get_the_former_ones_answers(checkpoint, world, tmp_path):
+    mine = tmp_path / "llava-tiny"
+    shutil.copytree(checkpoint, mine)
+    code, said = invoke(mine)
+    assert code == 0, said
+    other = write_v15(tiny_vicuna_llava(tmp_path / "other", seed=1), tmp_path / "llava-other", dtype=torch.float32)
+    shutil.copy(other / "pytorch_model-00002-of-00002.bin", mine)
+    code, said = invoke(mine)
+    assert code == 2 and "inputs than are there now (model/pytorch_model-00002-of-00002.bin); to ask anew" in said
+    shutil.copytree(checkpoint, mine, dirs_exist_ok=True)
+    picture(world / "pope/val2014/COCO_1.jpg", shade=99)
+    code, said = invoke(mine)
+    assert code == 2 and "other inputs than are there now (pictures); to ask anew delete llava-tiny.jsonl" in said
+
+
+def test_missing_pictures_are_counted_and_told_before_the_model_is_loaded(world):
+    (world / "pope/val2014/COCO_1.jpg").unlink()
+    code, said = invoke("nowhere/llava")
+    assert code == 2 and "1 of 1 pictures are not in eval/pope/val2014: COCO_1.jpg" in said
+    assert TASKS["pope"].obtain.split(";")[0] in said
