@@ -91,6 +91,7 @@ def test_other_parts_hold_what_they_are_for(records):
         "dense",
         "visionzip-16",
         "fastv-16",
+        "visionzip-16 fast",
     }
     assert [row["case"] for row in records["train"]["cases"]] == ["dense", "visionzip-16"]
     train = {row["case"]: row["peak_bytes"] for row in records["train"]["cases"]}
