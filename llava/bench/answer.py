@@ -2,8 +2,9 @@
 
 Two measurements make three figures. `first` is a run that ends with its first token: picture tiles on the device to
 token, everything included (tower, scoring, merging, projector, packing, splice, prefill, head). `answer` makes
-`new_tokens`; the difference, divided by the tokens behind the first, is the time of one decoding step. Preprocessing
-(decoding a file is the user's, resizing and normalising is ours) is timed apart: batch runs do it in workers.
+`new_tokens`; its stage `decode`, or where none is marked the difference of the two, divided by the tokens behind the
+first, is the time of one decoding step. Preprocessing (decoding a file is the user's, resizing and normalising is ours)
+is timed apart: batch runs do it in workers.
 """
 
 import statistics
@@ -64,8 +65,6 @@ def _row(
     answer: Sequence[Mapping[str, float]],
     count: int,
 ) -> dict[str, Any]:
-    start = statistics.median(run["total"] for run in first)
-    steps = max(1, count - 1)
     return {
         "case": case.label,
         "method": case.method,
@@ -73,10 +72,28 @@ def _row(
         "budget": None if case.budget is None else [case.budget.dominant, case.budget.contextual],
         "visual_tokens": program.visual,
         "visual_tokens_per_layer": round(sum(program.kept) / len(program.kept), 1),
-        "first": summarize(first),
+        "first": summarize([run | {"rest": run["total"] - _named(run)} for run in first]),
         "answer": summarize(answer),
-        "decode_step": spread([max(0.0, run["total"] - start) / steps for run in answer]),
+        "decode_step": _decode_step(first, answer, count - 1),
     }
+
+
+def _named(run: Mapping[str, float]) -> float:
+    """Seconds of all stages."""
+    return sum(seconds for name, seconds in run.items() if name != "total")
+
+
+def _decode_step(
+    first: Sequence[Mapping[str, float]], answer: Sequence[Mapping[str, float]], steps: int
+) -> dict[str, float] | None:
+    """Spread of a step's seconds; None where no step was made, or where it drowns in the scatter of the totals."""
+    if steps < 1:
+        return None
+    if all("decode" in run for run in answer):
+        return spread([run["decode"] / steps for run in answer])
+    start = statistics.median(run["total"] for run in first)
+    found = spread([(run["total"] - start) / steps for run in answer])
+    return found if found["median"] > 0 else None
 
 
 def _floor(
@@ -108,7 +125,7 @@ def _floor(
         shape = replace(shape, patches=case.budget.total)
     parts = work(shape, request)
     floors = {stage: floor_seconds(part, ceilings) for stage, part in parts.items()}
-    least = sum(floors[stage] for stage in TO_FIRST)
+    least, step = sum(floors[stage] for stage in TO_FIRST), row["decode_step"]
     total = sum((parts[stage] for stage in TO_FIRST), Work())
     cache = kv_bytes(subject.shape, question.text, request.element_bytes, program.kept)
     return {
@@ -120,7 +137,7 @@ def _floor(
         "flops_first": total.flops,
         "floor_first": least,
         "times_floor_first": round(row["first"]["total"]["median"] / least, 3),
-        "times_floor_decode": round(row["decode_step"]["median"] / floors["decode"], 3),
+        "times_floor_decode": None if step is None else round(step["median"] / floors["decode"], 3),
     }
 
 

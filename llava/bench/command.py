@@ -55,19 +55,29 @@ def case_list(method: str, budget: str, path: str) -> list[str]:
     from llava.bench.cases import parse_case
 
     methods, paths = method.split(","), path.split(",")
-    budgets = [int(text) for text in budget.split(",")] if budget else []
+    budgets = numbers("--budget", budget) if budget else []
     wanted = [f"dense:{way}" for way in paths if way != "official"] or ["dense"]
     for name in methods:
         if name == "dense":
             continue
         for tokens in budgets:
             ways = [way for way in paths if way == "plain" or name == "visionzip" or _runs(name, tokens, way)]
+            if not ways:
+                raise ValueError(f"--method {name} runs on none of --path {path}: add a path it knows, or leave it out")
             wanted += [f"{name}:{tokens}:{way}" for way in ways]
         if not budgets:
             raise ValueError(f"--method {name} needs --budget, tokens per tile")
     for text in wanted:
         parse_case(text)
-    return wanted
+    return list(dict.fromkeys(wanted))  # what is named twice is measured once
+
+
+def numbers(flag: str, text: str) -> list[int]:
+    """Whole numbers above 0, comma separated. Raises: ValueError naming flag and value."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in found):
+        raise ValueError(f"{flag} {text}: expected whole numbers above 0, comma separated, such as 1,8")
+    return [int(part) for part in found]
 
 
 def _runs(name: str, tokens: int, way: str) -> bool:
@@ -84,8 +94,12 @@ def _measure(part: str, options: dict[str, Any], out: Path, device: str | None, 
     """One part on one model. load: the suite's keys, and layers."""
     from llava.bench.suite import plans_of
 
+    if load.get("bits", 16) not in (16, 8, 4):
+        raise ValueError(f"--bits {load['bits']}: expected 16, 8 or 4")
     place = _where(device)
     layers = load.pop("layers")
+    if load["dtype"] not in (None, "bfloat16", "float16", "float32"):
+        raise ValueError(f"--dtype {load['dtype']}: expected bfloat16, float16 or float32")
     load["dtype"] = load["dtype"] or ("bfloat16" if place.startswith("cuda") else "float32")
     load["sizes"] = None if layers is None else {"num_hidden_layers": layers}
     entry = {key: value for key, value in load.items() if value is not None} | {part: options}
@@ -157,7 +171,7 @@ def encoder(
     layers: Layers = None,
 ) -> None:
     """The encoder alone, five ways: seconds and peak memory beside the blocks that must run."""
-    options = {"tiles": [int(count) for count in tiles.split(",") if count], "budget": budget, "rounds": rounds}
+    options = {"tiles": numbers("--tiles", tiles), "budget": budget, "rounds": rounds}
     load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
     _measure("encoder", options, out, device, **load)
 
@@ -208,7 +222,7 @@ def throughput(
         "cases": case_list(method, budget, path),
         "questions": questions,
         "new_tokens": new_tokens,
-        "batch_sizes": [int(size) for size in batch_sizes.split(",")],
+        "batch_sizes": numbers("--batch-sizes", batch_sizes),
         "workers": workers,
         "rounds": rounds,
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava.bench.sheet import Record, Sheet, circumstances, counted, milliseconds, on_gpu, spread_cell
-from llava.bench.show_latency import tokens_cell
+from llava.bench.show_latency import answer_rounds, tokens_cell
 
 
 def encoder_headline(record: Record) -> Sheet:
@@ -59,9 +59,12 @@ def first_token_headline(record: Record, loop: Record | None) -> Sheet:
         "speed-up of an answer",
         *(["speed-up, many pictures"] if loops else []),
     ]
+    rounds, of = answer_rounds(cases[0])
+    if loop and loops:
+        of += f", {loop['cases'][0]['speedup']['n']} of many pictures"
     note = (
         f"From picture to first token, tower included; {counted(record['tiles'], 'tile')}, {record['text_tokens']} "
         f"text tokens; speed-ups over {record['compared_with']}, paired, median [p10-p90]. "
-        f"{circumstances(record, cases[0]['first']['total']['n'])}"
+        f"{circumstances(record, rounds, of)}"
     )
     return Sheet("Answers", columns, rows, note)

@@ -80,12 +80,12 @@ def on_gpu(record: Record) -> bool:
     return not str(record["stamp"]["device"]).startswith("cpu")
 
 
-def circumstances(record: Record, rounds: int | str | None = None) -> str:
-    """What stands below every table: model, weights, device, dtype, rounds, commit."""
+def circumstances(record: Record, rounds: int | str | None = None, of: str = "") -> str:
+    """What stands below every table: model, weights, device, dtype, rounds (and what of, where they differ), commit."""
     stamp, subject = record["stamp"], record["subject"]
     bits = "" if subject["bits"] == 16 else f", language model in {subject['bits']} bits"
     weights = "random weights" if subject["weights"] == "random" else "trained weights"
-    counted = [] if rounds is None else [f"{rounds} rounds"]
+    counted = [] if rounds is None else [f"{rounds} rounds{of}"]
     commit = stamp["commit"] if " " in stamp["commit"] else stamp["commit"][:12]  # outside a checkout: name and version
     changed = " with local changes" if stamp.get("dirty") else ""
     words = [

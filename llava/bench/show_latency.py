@@ -27,15 +27,15 @@ def answer_sheet(record: Record) -> Sheet:
     rows = []
     for row in cases:
         absolute = [milliseconds(row["first"]["total"])] if gpu else []
-        step = [milliseconds(row["decode_step"])] if gpu else []
+        step, times = _step_cells(row)
         rows.append([
             row["case"],
             tokens_cell(row),
             *absolute,
             spread_cell(row["speedup_first"], 2, unit="x"),
             spread_cell(row["speedup_answer"], 2, unit="x"),
-            *step,
-            f"{row['times_floor_decode']:.2f}",
+            *([step] if gpu else []),
+            times,
             megabytes(row["kv_bytes"]),
         ])
     columns = [
@@ -48,20 +48,38 @@ def answer_sheet(record: Record) -> Sheet:
         "step, times floor",
         "KV cache, MB",
     ]
+    untold = " -: no step could be told from scatter." if any(_step_cells(row)[1] == "-" for row in cases) else ""
     preprocess = f" Preprocessing (not in it): {milliseconds(record['preprocess'])} ms." if gpu else ""
     note = (
         f"Tower included, {counted(record['tiles'], 'tile')}, {record['text_tokens']} text tokens; speed-ups are "
-        f"paired ratios to {record['compared_with']}, median [p10-p90].{preprocess} "
-        f"{circumstances(record, cases[0]['first']['total']['n'])}"
+        f"paired ratios to {record['compared_with']}, median [p10-p90].{untold}{preprocess} "
+        f"{circumstances(record, *answer_rounds(cases[0]))}"
     )
     return Sheet("From picture to first token, and whole answers", columns, rows, note)
 
 
+def _step_cells(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A decoding step in ms and over its floor. Older records hold noise as steps of less than the floor."""
+    step, times = row["decode_step"], row["times_floor_decode"]
+    if step is None or (REST not in row["first"] and times < 1):
+        return "-", "-"
+    return milliseconds(step), f"{times:.2f}"
+
+
+def answer_rounds(row: Mapping[str, Any]) -> tuple[int, str]:
+    """Rounds to the first token, and the words that go behind: whole answers are measured in fewer."""
+    return row["first"]["total"]["n"], f" to the first token, {row['answer']['total']['n']} of answers"
+
+
 def stages_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """Median seconds by stage of a run to the first token, in the order of STAGES; REST is what no stage names."""
+    """Median seconds by stage of a run to the first token, in the order of STAGES; REST is what no stage names.
+
+    Older records lack REST: there it is a difference of medians, which are of different runs, and may fall below 0.
+    """
     medians = {name: spread["median"] for name, spread in row["first"].items() if name != "total"}
     named = {name: medians.pop(name) for name in STAGES if name in medians} | medians
-    return {**named, REST: row["first"]["total"]["median"] - sum(named.values())}
+    rest = named.pop(REST, None)
+    return {**named, REST: row["first"]["total"]["median"] - sum(named.values()) if rest is None else rest}
 
 
 def stage_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -82,9 +100,11 @@ def stage_sheet(record: Record) -> Sheet:
         cells = [f"{own[name] * scale:.{digits}f}" if name in own else "-" for name in names]
         rows.append([row["case"], *cells, f"{row['first']['total']['median'] * scale:.{digits}f}"])
     unit = "ms" if gpu else f"per cent of {record['compared_with']}'s time"
+    below = any(stages_of(row)[REST] < 0 for row in cases)
+    doubt = " A rest below 0: the medians it is the difference of are of different runs." if below else ""
     note = (
         f"Medians, {unit}; {REST} is the total less the stages, and holds the prefill where none is named; encode is "
-        f"the stages up to projecting as one replayed graph. "
+        f"the stages up to projecting as one replayed graph.{doubt} "
         f"{circumstances(record, cases[0]['first']['total']['n'])}"
     )
     return Sheet("Where the time to the first token goes", ["case", *names, "total"], rows, note)

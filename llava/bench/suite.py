@@ -24,6 +24,7 @@ from llava.bench import answer, costs, encode, footprint, names, received, throu
 from llava.bench.cases import parse_case, programs
 from llava.bench.roofline import Ceilings, kv_bytes, measure_ceilings
 from llava.bench.setup import Subject, from_checkpoint, from_shape, question_for
+from llava.model.placement import as_dtype
 from llava.provenance import device_name, stamp
 from llava.utils import write_json
 from visionzip import VisionZip, budget_for
@@ -155,7 +156,7 @@ class Plan:
     def subject(self, device: str) -> Subject:
         """Load or build the model."""
         keys = dict(self.load)
-        dtype: torch.dtype = getattr(torch, keys.pop("dtype", "float32"))
+        dtype = as_dtype(keys.pop("dtype", "float32")) or torch.float32
         if "model" in keys:
             return from_checkpoint(keys["model"], device, dtype, keys.get("bits", 16))
         return from_shape(keys.pop("shape"), device, dtype, **keys)
@@ -171,6 +172,7 @@ def plans_of(config: Mapping[str, Any], where: str) -> list[Plan]:
             raise ValueError(f"{place} has unknown keys {unknown}; known: {', '.join((*SUBJECT_KEYS, *PARTS))}")
         if ("model" in entry) == ("shape" in entry):
             raise ValueError(f"{place} needs either model (a folder or hub id) or shape (a public name)")
+        _check_load(entry, place)
         source = entry.get("model") or entry["shape"]
         bits = f"-{entry['bits']}bit" if entry.get("bits", 16) != 16 else ""
         name = entry.get("name") or f"{Path(source).name}{bits}"
@@ -182,6 +184,16 @@ def plans_of(config: Mapping[str, Any], where: str) -> list[Plan]:
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: two subjects share a name ({', '.join(names)}); give one a `name`")
     return plans
+
+
+def _check_load(entry: Mapping[str, Any], place: str) -> None:
+    """Raises: ValueError naming the entry and the key that no model can be loaded with."""
+    if entry.get("bits", 16) not in (16, 8, 4):
+        raise ValueError(f"{place}: bits {entry['bits']!r}: expected 16, 8 or 4")
+    try:
+        as_dtype(entry.get("dtype"))
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def read_suite(file: Path) -> list[Plan]:
@@ -216,23 +228,33 @@ def run(plans: list[Plan], out: Path, device: str, report: Report, only: str | N
         if not left:
             report(f"{plan.name}: nothing left to measure")
             continue
-        begin = time.perf_counter()
-        subject = plan.subject(device)
-        bench = Bench(subject, measure_ceilings(device, subject.model.dtype), report)
-        report(f"{plan.name}: ready after {time.perf_counter() - begin:.0f} s")
-        for part, options in left.items():
-            begin = time.perf_counter()
-            try:
-                found = PARTS[part](bench, **options)
-            except Exception as error:  # noqa: BLE001 - the other parts are still worth having; the caller exits with 1
-                yield f"{plan.name}, {part}: {type(error).__name__}: {error}"
-                continue
-            write_json(record_file(out, plan, part), _record(bench, plan, part, options, found))
-            report(f"{plan.name}, {part}: done in {time.perf_counter() - begin:.0f} s")
-        del subject, bench
+        yield from _run_plan(plan, left, out, device, report)
         gc.collect()
         if torch.device(device).type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _run_plan(
+    plan: Plan, left: Mapping[str, Mapping[str, Any]], out: Path, device: str, report: Report
+) -> Iterator[str]:
+    """These parts of one model, which is let go when this returns; yields what failed."""
+    begin = time.perf_counter()
+    try:
+        subject = plan.subject(device)
+        bench = Bench(subject, measure_ceilings(device, subject.model.dtype), report)
+    except Exception as error:  # noqa: BLE001 - a model that does not fit or lacks a library fails alone
+        yield f"{plan.name}: {type(error).__name__}: {error}"
+        return
+    report(f"{plan.name}: ready after {time.perf_counter() - begin:.0f} s")
+    for part, options in left.items():
+        begin = time.perf_counter()
+        try:
+            found = PARTS[part](bench, **options)
+        except Exception as error:  # noqa: BLE001 - the other parts are still worth having; the caller exits with 1
+            yield f"{plan.name}, {part}: {type(error).__name__}: {error}"
+            continue
+        write_json(record_file(out, plan, part), _record(bench, plan, part, options, found))
+        report(f"{plan.name}, {part}: done in {time.perf_counter() - begin:.0f} s")
 
 
 def _record(

@@ -39,6 +39,15 @@ def test_one_run_warms_up_and_answers_take_few_rounds(rounds: int, answers: int)
     assert len(ran) == 2 * (preparing + 1 + rounds + 1 + answers)
 
 
+def test_a_step_is_its_stage_else_a_difference_that_can_be_told() -> None:
+    first = [{"total": 1.0}, {"total": 1.2}, {"total": 1.1}]
+    marked = [{"total": 1.0, "decode": seconds} for seconds in (0.3, 0.33, 0.6)]
+    assert (answer._decode_step(first, marked, 3) or {})["median"] == pytest.approx(0.11)
+    assert (answer._decode_step(first, [{"total": 1.4}], 3) or {})["median"] == pytest.approx(0.1)
+    assert answer._decode_step(first, [{"total": 1.05}, {"total": 1.4}, {"total": 1.0}], 3) is None
+    assert answer._decode_step(first, [{"total": 1.4}], 0) is None
+
+
 @pytest.mark.parametrize(("device", "warmup"), [("cpu", 1), ("cuda", 2)])
 def test_a_gpu_warms_up_twice(device: str, warmup: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []

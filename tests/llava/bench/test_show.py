@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from llava.bench.headline import first_token_headline
 from llava.bench.sheet import Sheet, on_gpu
 from llava.bench.show import SHEETS, sheets, tables
 from llava.bench.show_latency import stages_of
@@ -119,6 +120,32 @@ def test_stages_and_what_is_left(tmp_path: Path) -> None:
         assert cells(sheet, "dense")["score"] == "-"
         graph = cells(sheet, "visionzip-32 fast")
         assert graph["rest"] == graph["total"] and graph["vision"] == "-"
+
+
+def test_rest_and_steps_are_what_the_record_says_or_doubted(tmp_path: Path) -> None:
+    record = made.latency()
+    record["cases"][0]["first"] |= {"prefill": made.spread(0.15)}  # with the other stages, more than the total
+    assert "A rest below 0" in sheets(made.write(tmp_path, record))[1].note
+    record["cases"][1]["times_floor_decode"] = 0.22  # an older record's noise
+    answers = sheets(made.write(tmp_path, record))[0]
+    row = cells(answers, "visionzip-32")
+    assert row["step, times floor"] == row["decode step, ms"] == "-" and "-: no step could be told" in answers.note
+    record["cases"][0]["first"] |= {"rest": made.spread(0.003)}
+    record["cases"][2] |= {"decode_step": None, "times_floor_decode": None}
+    answers, stages, _ = sheets(made.write(tmp_path, record))
+    assert cells(stages, "dense")["rest"] == "3.00" and "A rest below 0" not in stages.note
+    assert cells(answers, "fastv-32")["step, times floor"] == "-"
+
+
+def test_rounds_of_answers_are_their_own(tmp_path: Path) -> None:
+    record = made.latency()
+    record["cases"][0]["answer"]["total"]["n"] = 3
+    answers, stages, _ = sheets(made.write(tmp_path, record))
+    assert "; 7 rounds to the first token, 3 of answers;" in answers.note and "; 7 rounds;" in stages.note
+    loop = made.throughput()
+    loop["cases"][0]["speedup"]["n"] = 2
+    note = first_token_headline(record, loop).note
+    assert "; 7 rounds to the first token, 3 of answers, 2 of many pictures;" in note
 
 
 def test_a_named_prefill_and_unknown_stages_have_columns(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from llava.bench.command import app, case_list
-from llava.bench.suite import PARTS, plans_of, read_suite, record_file, run
+from llava.bench.suite import PARTS, Plan, plans_of, read_suite, record_file, run
 from tests.llava.bench.tiny_subject import SUITE, entry
 
 
@@ -35,15 +36,22 @@ def test_every_record_says_what_made_it(records):
         assert record["settings"]["load"]["shape"] == "liuhaotian/llava-v1.6-vicuna-7b"
 
 
+def record_steps(records):
+    return records["latency"]["settings"]["new_tokens"] - 1
+
+
 def test_stages_are_those_of_the_shared_path(records):
     rows = {row["case"]: row for row in records["latency"]["cases"]}
     zipped, dense = rows["visionzip-16"]["first"], rows["dense"]["first"]
-    assert list(zipped) == ["total", "vision", "score", "merge", "project", "pack", "splice", "prefill"]
+    assert list(zipped) == ["total", "vision", "score", "merge", "project", "pack", "splice", "prefill", "rest"]
     assert set(zipped) - set(dense) == {"score", "merge"}
     for row in (zipped, dense):
         stages = sum(value["median"] for name, value in row.items() if name != "total")
         assert 0 < stages <= 1.2 * row["total"]["median"]
-    assert "decode" in rows["visionzip-16"]["answer"]
+        assert row["rest"]["p10"] >= 0
+    for row in rows.values():  # the stage itself, the means of three steps: no difference of totals
+        steps = record_steps(records)
+        assert row["decode_step"]["median"] == pytest.approx(row["answer"]["decode"]["median"] / steps, rel=1e-4)
 
 
 def test_rows_are_compared_with_the_first_case(records):
@@ -126,6 +134,20 @@ def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small.memory.json"]
 
 
+def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path, monkeypatch):
+    plans = [replace(plan, name=name) for plan in small(memory=MEMORY) for name in ("broken", "small")]
+    built = Plan.subject
+
+    def subject(plan, device):
+        if plan.name == "broken":
+            raise ImportError("no bitsandbytes")
+        return built(plan, device)
+
+    monkeypatch.setattr(Plan, "subject", subject)
+    assert list(run(plans, tmp_path, "cpu", quiet)) == ["broken: ImportError: no bitsandbytes"]
+    assert [path.name for path in tmp_path.iterdir()] == ["small.memory.json"]
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -134,6 +156,8 @@ def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path):
         ({"subjects": [{"shape": "a", "model": "b"}]}, "needs either model"),
         ({"subjects": [{"shape": "a", "speed": {}}]}, r"subjects\[0\] has unknown keys \['speed'\]"),
         ({"subjects": [{"shape": "a"}, {"shape": "a"}]}, "two subjects share a name"),
+        ({"subjects": [{"shape": "a", "bits": 5}]}, r"subjects\[0\]: bits 5: expected 16, 8 or 4"),
+        ({"subjects": [{"shape": "a", "dtype": "fp16"}]}, r"subjects\[0\]: dtype 'fp16' is unknown"),
     ],
 )
 def test_a_suite_that_does_not_fit_is_refused(config, message):
@@ -186,6 +210,28 @@ def test_flags_become_cases_with_dense_first():
         case_list("zip", "32", "plain")
 
 
+def test_what_is_named_twice_is_measured_once_and_nothing_is_left_out_silently():
+    assert case_list("visionzip,visionzip", "32,32", "plain") == ["dense:plain", "visionzip:32:plain"]
+    with pytest.raises(ValueError, match="--method fastv runs on none of --path fast"):
+        case_list("visionzip,fastv", "32", "fast")
+    with pytest.raises(ValueError, match="--budget 64,x: expected whole numbers"):
+        case_list("visionzip", "64,x", "plain")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["latency", "--bits", "5"], "--bits 5: expected 16, 8 or 4"),
+        (["latency", "--dtype", "fp16"], "--dtype fp16: expected"),
+        (["encoder", "--tiles", "1,x"], "--tiles 1,x: expected"),
+        (["throughput", "--batch-sizes", "0"], "--batch-sizes 0: expected"),
+    ],
+)
+def test_wrong_values_name_their_flag(words, told):
+    done = CliRunner().invoke(app, [*words, "--shape", "liuhaotian/llava-v1.5-7b", "--device", "cpu"])
+    assert done.exit_code == 1 and told in done.output
+
+
 def test_a_command_measures_the_miniature_and_prints_a_table(tmp_path):
     words = ["memory", "--model", "playground/miniature/llava-mini-v1.5", "--budget", "16", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, [*words, "--device", "cpu", "--new-tokens", "2"])
@@ -204,7 +250,7 @@ def test_the_encoder_alone_from_the_command_line(tmp_path):
     record = json.loads((tmp_path / "llava-mini-v1.5.encoder.json").read_text("utf-8"))
     assert {row["tiles"] for row in record["cases"]} == {1, 2} and record["budget"] == 16
     done = CliRunner().invoke(app, [*words, "--tiles", ""])
-    assert done.exit_code == 1 and "tiles: expected at least one number" in done.output
+    assert done.exit_code == 1 and "--tiles : expected" in done.output
 
 
 def test_a_wrong_option_is_told_without_a_traceback(tmp_path):
