@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Speed and memory on a GPU: random weights of LLaVA-1.5 and LLaVA-NeXT, 7B and 13B. At most nine minutes on one H100 or H200.
+# Speed and memory on a GPU: random weights of LLaVA-1.5 and LLaVA-NeXT, 7B and 13B. Meant for nine
+# minutes on one H100 or H200; on an H200 it was seen to take seven up to the 8-bit model, never yet as a whole.
 #
 #   bash scripts/bench/gpu.sh
 #
