@@ -15,6 +15,7 @@ from llava.bench.sheet import Record, Sheet, circumstances, counted, megabytes, 
 from llava.bench.show_latency import latency_sheets
 
 HELD = ("weights", "activations", "cache", "other", "peak", "steady")
+SOUND_FIT = 0.9  # R^2
 SELDOM = ("reserved", "offloaded")  # shown where a row has any
 
 
@@ -144,8 +145,10 @@ def scaling_sheets(record: Record) -> list[Sheet]:
         ]
         for curve in curves
     ]
+    loose = any(curve["r2"] < SOUND_FIT for curve in curves)
+    doubt = f"Below an R^2 of {SOUND_FIT} an exponent says little: time hardly follows the size. " if loose else ""
     note = (
-        f"Least squares on logarithms of median times; 1 is proportional, 2 quadratic. "
+        f"Least squares on logarithms of median times; 1 is proportional, 2 quadratic. {doubt}"
         f"{circumstances(record, curves[0]['seconds'][0]['n'])}"
     )
     return [Sheet("How cost grows", ["time of", "against", "sizes", "exponent", "R^2"], rows, note)]

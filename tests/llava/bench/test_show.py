@@ -232,3 +232,10 @@ def test_a_record_of_another_version_is_named(tmp_path: Path) -> None:
     file.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{made.NEXT_7B}\.latency\.json: the record lacks 'kv_bytes'"):
         tables(file)
+
+
+def test_a_loose_fit_is_called_one(tmp_path: Path) -> None:
+    record = made.scaling()
+    assert "says little" not in page(tmp_path, record)
+    record["curves"][1]["r2"] = 0.38
+    assert "Below an R^2 of 0.9 an exponent says little" in page(tmp_path, record)
