@@ -21,7 +21,12 @@ from torch import Tensor
 from transformers import StoppingCriteria
 
 from llava.anyres import Size, fit_size, get_anyres_image_grid_shape, parse_pinpoints, select_best_resolution
-from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.constants import (
+    DEFAULT_IM_END_TOKEN,
+    DEFAULT_IM_START_TOKEN,
+    DEFAULT_IMAGE_TOKEN,
+    IMAGE_TOKEN_INDEX,
+)
 
 __all__ = [
     "CLIP_BACKGROUND",
@@ -30,6 +35,7 @@ __all__ = [
     "expand2square",
     "get_anyres_image_grid_shape",
     "get_model_name_from_path",
+    "image_mark",
     "load_image",
     "load_image_from_base64",
     "process_anyres_image",
@@ -179,6 +185,14 @@ def _side(processor: Any, key: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------------- text and names
+
+
+def image_mark(config: Any) -> str:
+    """What stands for an image in the prompts of a model with this config: `<image>`, between two tokens of its own
+    where the model was trained so (mm_use_im_start_end)."""
+    if getattr(config, "mm_use_im_start_end", False):
+        return f"{DEFAULT_IM_START_TOKEN}{DEFAULT_IMAGE_TOKEN}{DEFAULT_IM_END_TOKEN}"
+    return DEFAULT_IMAGE_TOKEN
 
 
 def tokenizer_image_token(

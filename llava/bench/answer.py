@@ -18,6 +18,7 @@ from llava.bench.memory import WEIGHT_BYTES
 from llava.bench.roofline import Ceilings, Request, Work, bound, floor_seconds, kv_bytes, work
 from llava.bench.setup import Question, Subject
 from llava.mm_utils import process_images
+from visionzip.core.types import Resizer
 
 TO_FIRST = ("vision", "score", "merge", "project", "prefill")
 
@@ -107,7 +108,7 @@ def _floor(
 ) -> dict[str, Any]:
     """FLOPs, bytes and the least time by stage, and how many times that the measured first token took."""
     budget = case.budget if case.method == "visionzip" else None
-    in_front = case.compressor() is not None
+    compressor = case.compressor()
     request = Request(
         tiles=question.tiles,
         visual=program.visual,
@@ -117,11 +118,11 @@ def _floor(
         llm_weight_bytes=None if subject.bits == 16 else WEIGHT_BYTES[subject.bits],
         tower_blocks=subject.model.get_vision_tower().depth,
         budget=None if budget is None else (budget.dominant, budget.contextual),
-        projected=program.visual if in_front else None,
+        projected=None if compressor is None else program.visual,
         kept_per_layer=program.kept,
     )
     shape = subject.shape
-    if case.method == "downsample" and case.budget is not None:  # the tower encodes a smaller picture
+    if isinstance(compressor, Resizer) and case.budget is not None:  # the tower encodes a smaller picture
         shape = replace(shape, patches=case.budget.total)
     parts = work(shape, request)
     floors = {stage: floor_seconds(part, ceilings) for stage, part in parts.items()}

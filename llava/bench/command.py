@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from llava.bench.names import METHODS, PARTS, PATHS
+from llava.bench.names import BITS, METHODS, PARTS, PATHS
 
 if TYPE_CHECKING:  # what measures is imported by the function that needs it: help must not wait for torch
     from llava.bench.suite import Plan
@@ -93,13 +93,14 @@ def _runs(name: str, tokens: int, way: str) -> bool:
 def _measure(part: str, options: dict[str, Any], out: Path, device: str | None, **load: Any) -> None:
     """One part on one model. load: the suite's keys, and layers."""
     from llava.bench.suite import plans_of
+    from llava.model.placement import DTYPES
 
-    if load.get("bits", 16) not in (16, 8, 4):
+    if load.get("bits", 16) not in BITS:
         raise ValueError(f"--bits {load['bits']}: expected 16, 8 or 4")
+    if load["dtype"] not in (None, *DTYPES):
+        raise ValueError(f"--dtype {load['dtype']}: expected one of {', '.join(DTYPES)}")
     place = _where(device)
     layers = load.pop("layers")
-    if load["dtype"] not in (None, "bfloat16", "float16", "float32"):
-        raise ValueError(f"--dtype {load['dtype']}: expected bfloat16, float16 or float32")
     load["dtype"] = load["dtype"] or ("bfloat16" if place.startswith("cuda") else "float32")
     load["sizes"] = None if layers is None else {"num_hidden_layers": layers}
     entry = {key: value for key, value in load.items() if value is not None} | {part: options}

@@ -188,7 +188,7 @@ def plans_of(config: Mapping[str, Any], where: str) -> list[Plan]:
 
 def _check_load(entry: Mapping[str, Any], place: str) -> None:
     """Raises: ValueError naming the entry and the key that no model can be loaded with."""
-    if entry.get("bits", 16) not in (16, 8, 4):
+    if entry.get("bits", 16) not in names.BITS:
         raise ValueError(f"{place}: bits {entry['bits']!r}: expected 16, 8 or 4")
     try:
         as_dtype(entry.get("dtype"))

@@ -15,16 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from llava.constants import (
-    DEFAULT_IM_END_TOKEN,
-    DEFAULT_IM_START_TOKEN,
-    DEFAULT_IMAGE_TOKEN,
-    IMAGE_TOKEN_INDEX,
-)
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.eval.generate import Reply
 from llava.eval.records import Question
-from llava.mm_utils import process_images, tokenizer_image_token
+from llava.mm_utils import image_mark, process_images, tokenizer_image_token
 from llava.model.fast import FastGenerator
 
 logger = logging.getLogger(__name__)
@@ -91,10 +86,7 @@ def user_turn(text: str, num_images: int, config: Any, joint: str = "\n") -> str
         raise ValueError(f"the text holds {present} {DEFAULT_IMAGE_TOKEN} but there are {num_images} images: {text!r}")
     if present or not num_images:
         return text
-    mark = DEFAULT_IMAGE_TOKEN
-    if getattr(config, "mm_use_im_start_end", False):
-        mark = f"{DEFAULT_IM_START_TOKEN}{mark}{DEFAULT_IM_END_TOKEN}"
-    return joint.join([mark] * num_images) + "\n" + text
+    return joint.join([image_mark(config)] * num_images) + "\n" + text
 
 
 def render(conv_mode: str, turns: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ from llava.eval.lmms_config import (
 )
 from llava.eval.lmms_results import RESULTS
 from llava.eval.methods import METHODS, named_run, requested_budget
+from llava.model.placement import default_dtype
 from llava.provenance import stamp
 from llava.utils import write_json
 
@@ -80,7 +81,7 @@ def run(config: LmmsConfig, model: Mapping[str, Any], out: Path, *, limit: int |
         logger.warning(warning)
     out = out.resolve()
     places = {name: _local(model.get(name)) for name in ("pretrained", "model_base")}
-    model = {**model, **places, "dtype": model.get("dtype") or default_dtype(model.get("device"))}
+    model = {**model, **places, "dtype": model.get("dtype") or _loaders_dtype(model.get("device"))}
     out.mkdir(parents=True, exist_ok=True)
     write_tasks(config, out / "tasks")
     program = command(arguments(config, model, out / "tasks", out, limit), processes)
@@ -112,10 +113,10 @@ def _revision(data_set: str) -> str | None:
         return None
 
 
-def default_dtype(device: str | None) -> str:
+def _loaders_dtype(device: str | None) -> str:
     """What the loader takes by itself; said to it, so that results say it too."""
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return "float32" if where.startswith("cpu") else "float16"
+    return str(default_dtype(where.startswith("cpu"))).removeprefix("torch.")
 
 
 def saved_compressor(checkpoint: str) -> dict[str, Any] | None:

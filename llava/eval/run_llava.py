@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import typer
 from PIL import Image
 
-from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN, IMAGE_PLACEHOLDER
+from llava.constants import IMAGE_PLACEHOLDER
 from llava.conversation import conversation_mode
 from llava.eval.answerer import Decoding, Prompt, answer_batch, prepare_pixels, render, user_turn
 from llava.eval.loading import load_model
 from llava.eval.methods import METHODS, apply_method, requested_budget
-from llava.mm_utils import get_model_name_from_path, load_image
+from llava.mm_utils import get_model_name_from_path, image_mark, load_image
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +79,7 @@ def build_prompt(
     Raises:
         ValueError: the question marks another number of pictures than there are.
     """
-    mark = DEFAULT_IMAGE_TOKEN
-    if getattr(config, "mm_use_im_start_end", False):
-        mark = f"{DEFAULT_IM_START_TOKEN}{mark}{DEFAULT_IM_END_TOKEN}"
-    turn = user_turn(query.replace(IMAGE_PLACEHOLDER, mark), len(pictures), config)
+    turn = user_turn(query.replace(IMAGE_PLACEHOLDER, image_mark(config)), len(pictures), config)
     return Prompt(
         text=render(conv_mode, [turn]),
         pixels=prepare_pixels(pictures, image_processor, config),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import BitsAndBytesConfig
 
-__all__ = ["Placement", "as_dtype", "place"]
+__all__ = ["Placement", "as_dtype", "default_dtype", "place"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def place(
     """Turn the loader's arguments into a placement.
 
     `device` other than plain "cuda" wins over the map, as in LLaVA. "auto" without a GPU means the CPU, with a warning.
-    dtype None: float16 on a GPU, float32 on the CPU.
+    dtype None: see `default_dtype`.
 
     Raises:
         ValueError: a GPU is asked for by name and there is none; both quantizations; an unknown dtype.
@@ -51,7 +51,7 @@ def place(
     if load_8bit and load_4bit:
         raise ValueError("load_8bit and load_4bit exclude each other; pass one of them")
     target = _device_map(device_map, str(device))
-    precision = as_dtype(dtype) or (torch.float32 if target is None else torch.float16)
+    precision = as_dtype(dtype) or default_dtype(target is None)
     return Placement(target, precision, quantization(load_8bit, load_4bit, precision))
 
 
@@ -67,6 +67,11 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if name not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is unknown; expected one of {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def default_dtype(on_cpu: bool) -> torch.dtype:
+    """What a model is loaded in where nobody says."""
+    return torch.float32 if on_cpu else torch.float16
 
 
 def _device_map(device_map: DeviceMap | torch.device | int | None, device: str) -> DeviceMap | None:

@@ -18,9 +18,9 @@ import torch
 import typer
 from PIL import Image
 
-from llava.constants import DEFAULT_IM_END_TOKEN, DEFAULT_IM_START_TOKEN, DEFAULT_IMAGE_TOKEN
+from llava.constants import DEFAULT_IMAGE_TOKEN
 from llava.conversation import Conversation, conversation_mode, get_conversation
-from llava.mm_utils import get_model_name_from_path, load_image, process_images, tokenizer_image_token
+from llava.mm_utils import get_model_name_from_path, image_mark, load_image, process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.session import Session
 from visionzip import visionzip
@@ -61,7 +61,7 @@ class Chat:
         self._session = Session(model) if temperature == 0 else None
         self._pixels = process_images([image], image_processor, model.config).to(model.device, model.dtype)
         self._size = image.size
-        self._mark: str | None = _image_mark(model.config)  # in front of the first words
+        self._mark: str | None = image_mark(model.config)  # in front of the first words
 
     def say(self, text: str) -> Turn:
         """Answer the user's next words. Raises: ValueError for an image token in them, or too long a conversation."""
@@ -93,12 +93,6 @@ class Chat:
                 use_cache=True,
             )[0]
         return new
-
-
-def _image_mark(config: Any) -> str:
-    if getattr(config, "mm_use_im_start_end", False):
-        return f"{DEFAULT_IM_START_TOKEN}{DEFAULT_IMAGE_TOKEN}{DEFAULT_IM_END_TOKEN}"
-    return DEFAULT_IMAGE_TOKEN
 
 
 def template_for(model_name: str, conv_mode: str | None) -> str:

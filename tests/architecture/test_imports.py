@@ -73,9 +73,9 @@ RULES = (
     Imports(("llava.cli",), ours=(*BASE, "llava.bench"), others=None, why="a front door to other commands"),
     Imports(
         ("llava.eval",),
-        ours=(*BASE, "llava.model.builder", "llava.model.fast", "visionzip"),
+        ours=(*BASE, "llava.model.builder", "llava.model.fast", "llava.model.placement", "visionzip"),
         others=None,
-        why="programs reach the model through its builder, and may answer by the fast path",
+        why="programs reach the model through its builder, may answer by the fast path and say in which dtype",
     ),
     Imports(
         ("llava.serve",),
