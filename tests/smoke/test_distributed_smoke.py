@@ -110,6 +110,8 @@ def test_ctrl_c_lets_every_process_save_and_comes_back_as_75(tmp_path: Path) -> 
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell starts what runs in its background deaf to Ctrl-C, and children inherit it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     while len(list(tmp_path.glob("*.pid"))) < 2 and run.poll() is None:
         time.sleep(0.1)
