@@ -206,15 +206,34 @@ def test_textvqa_joins_by_picture_and_question(root):
     assert len(result.items) == 2, "two questions about one picture share its id"
     file = root / "textvqa/TextVQA_0.5.1_val.json"
     row = {"question": "what year is it?", "image_id": "0a1b", "answers": TEN_RED}
-    dump(file, {"data": [*json.loads(file.read_text())["data"], row]})
-    with pytest.raises(ValueError, match=r"TextVQA_0.5.1_val.json: two labels for \('0a1b', 'what year is it\?'\)"):
-        references(root, "textvqa")
     dump(file, {"data": [row]})
     with pytest.raises(ValueError, match=r"no reference for question_id '0a1b' .*'what brand is it\?'"):
         references(root, "textvqa")
     dump(file, {"data": [{**row, "answers": ["red"]}]})
     with pytest.raises(ValueError, match=r"TextVQA_0.5.1_val.json: expected 10 human answers, got 1"):
         references(root, "textvqa")
+
+
+def test_textvqa_takes_the_last_of_two_labels_that_differ_and_says_so_once(root, caplog):
+    """The public scorer joins by picture and question as well, and there the later row replaces the earlier one."""
+    file = root / "textvqa/TextVQA_0.5.1_val.json"
+    rows = json.loads(file.read_text())["data"]  # the year is 1999, the brand red
+    year, brand = ({**row, "question": row["question"].upper()} for row in rows)
+    dump(file, {"data": [*rows, {**brand, "answers": [*brand["answers"]]}, {**year, "answers": ["2001"] * 10}]})
+    assert list(score(root, "textvqa", "red", "2001").items.values()) == [1.0, 1.0]
+    (said,) = caplog.messages
+    assert "TextVQA_0.5.1_val.json: 1 questions are there more than once with different answers" in said
+    assert "('0a1b', 'what year is it?')" in said and "the last row counts" in said
+    caplog.clear()
+    mixed = ["red"] * 9 + ["blue"]
+    many = [{**year, "answers": ["2001"] * 10}, {**brand, "answers": mixed}, {**brand, "answers": mixed[::-1]}, *rows]
+    dump(file, {"data": many})
+    assert list(score(root, "textvqa", "red", "2001").items.values()) == [1.0, 0.0], "the last says 1999"
+    assert len(caplog.messages) == 1 and "2 questions" in caplog.messages[0]
+    caplog.clear()
+    dump(file, {"data": [*rows, {**brand, "answers": brand["answers"]}]})
+    references(root, "textvqa")
+    assert caplog.messages == []
 
 
 def test_mme_joins_by_category_picture_and_question(root):
