@@ -20,6 +20,7 @@ from llava.bench.setup import Question, Subject
 from llava.mm_utils import process_images
 from visionzip.core.types import Resizer
 
+Times = Mapping[str, Sequence[Mapping[str, float]]]
 TO_FIRST = ("vision", "score", "merge", "project", "prefill")
 
 
@@ -35,6 +36,8 @@ def measure(
 ) -> dict[str, Any]:
     """The record's `preprocess` and `cases`, the first case being the one the others are compared with."""
     with programs(subject, question, cases, new_tokens) as ready:
+        if subject.device.type == "cpu":
+            _warm_up(ready, new_tokens, report)
         first = _alternate("first token", ready, 1, subject, rounds, report)
         # An answer repeats one step many times, so few rounds do.
         answers = _alternate("answer", ready, new_tokens, subject, min(rounds, max(3, rounds // 3)), report)
@@ -45,17 +48,36 @@ def measure(
             row = _row(case, ready[name], first[name], answers[name], new_tokens)
             row["speedup_first"] = ratios(first[base], first[name])
             row["speedup_answer"] = ratios(answers[base], answers[name])
+            row["same_path"] = _same_path(case, first, answers)
             rows.append(row | _floor(subject, question, case, ready[name], new_tokens, ceilings, row))
     return {"preprocess": preprocessing(subject, question, rounds), "compared_with": base, "cases": rows}
+
+
+def _warm_up(ready: Mapping[str, Program], count: int, report: Callable[[str], None]) -> None:
+    """A whole answer each: on a CPU the second run is like any other (one that is compiled too), and takes seconds."""
+    for name, program in ready.items():
+        program.run(count)
+        report(f"{name}: warm")
+
+
+def _same_path(case: Case, first: Times, answers: Times) -> dict[str, Any] | None:
+    """Speed-ups over dense on the case's own path; None where that was not measured."""
+    dense, name = case.dense_alike, case.label
+    if dense not in first:
+        return None
+    return {
+        "compared_with": dense,
+        "first": ratios(first[dense], first[name]),
+        "answer": ratios(answers[dense], answers[name]),
+    }
 
 
 def _alternate(
     what: str, ready: Mapping[str, Program], count: int, subject: Subject, rounds: int, report: Callable[[str], None]
 ) -> dict[str, list[dict[str, float]]]:
     runs: Runs = {name: (lambda program=program: program.run(count)) for name, program in ready.items()}
-    # A GPU chooses kernels and captures graphs in its first runs. On a CPU the second is like any other (one that is
-    # compiled too), and takes seconds.
-    warmup = 1 if subject.device.type == "cpu" else 2
+    # A GPU chooses kernels and captures graphs in its first runs, for each length of an answer anew.
+    warmup = 0 if subject.device.type == "cpu" else 2
     return alternate(runs, subject.device, rounds=rounds, warmup=warmup, report=lambda text: report(f"{what}, {text}"))
 
 

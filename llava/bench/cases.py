@@ -65,6 +65,12 @@ class Case:
         name = self.method if self.budget is None else f"{self.method}-{self.budget.total}"
         return name if self.path == "plain" else f"{name} {self.path}"
 
+    @property
+    def dense_alike(self) -> str:
+        """Label of dense on the loop this case answers by, which is `lean` for methods inside the language model."""
+        loops = {"plain": "lean" if self.method in INSIDE else "plain", "official": "plain"}
+        return Case("dense", None, loops.get(self.path, self.path)).label
+
     @cache  # noqa: B019 - cases are few values; a graph is captured for one compressor object, so it must stay one
     def compressor(self) -> Compressor | None:
         """What sits in the tower's slot: the same object every time."""
@@ -141,11 +147,13 @@ def ready(stack: ExitStack, model: Any, case: Case, *, visual: int, tiles: int, 
 @dataclass(frozen=True)
 class Program:
     """run: makes that many new tokens, never fewer, and returns them [1, n]. visual: tokens of the picture that enter
-    the language model. kept: visual tokens in each of its layers."""
+    the language model. kept: visual tokens in each of its layers. fast: what answers, where its cache stays between
+    runs."""
 
     run: Callable[[int], Tensor]
     visual: int
     kept: tuple[int, ...]
+    fast: FastGenerator | None = None
 
 
 @contextmanager
@@ -173,7 +181,7 @@ def _program(stack: ExitStack, subject: Subject, question: Question, case: Case,
             return ask(made.generate or model.generate, question.ids, question.pixels, question.sizes, count)
 
     kept = _kept(model, question, made.generate.pruner) if case.method in INSIDE else (visual,) * subject.shape.layers
-    return Program(run, visual, kept)
+    return Program(run, visual, kept, made.generate if isinstance(made.generate, FastGenerator) else None)
 
 
 def ask(

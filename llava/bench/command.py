@@ -4,7 +4,10 @@ Every command takes a checkpoint (`--model`) or builds random weights of a publi
 turn on that one model and writes a record. See docs/measuring.md for what each number means.
 """
 
+import inspect
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from llava.bench.names import BITS, METHODS, PARTS, PATHS
+from llava.bench.names import BITS, INSIDE, METHODS, PARTS, PATHS
+from llava.options import sharing
 
 if TYPE_CHECKING:  # what measures is imported by the function that needs it: help must not wait for torch
     from llava.bench.suite import Plan
@@ -32,19 +36,27 @@ class _Told(TyperGroup):
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False, cls=_Told)
 
-Model = Annotated[str | None, typer.Option(help="Checkpoint folder or hub id.")]
-Shape = Annotated[str | None, typer.Option(help="Public checkpoint whose shape gets random weights.")]
 Method = Annotated[str, typer.Option(help=f"Comma separated: {', '.join(METHODS)}. dense goes first in any case.")]
 Budget = Annotated[str, typer.Option(help="Tokens per tile, comma separated, CLS counted: 32,64,128.")]
 Path_ = Annotated[str, typer.Option("--path", help=f"Comma separated: {', '.join(PATHS)}.")]
-Out = Annotated[Path, typer.Option(help="Folder of the records.")]
-Device = Annotated[str | None, typer.Option(help="cuda or cpu. Default: a GPU if there is one.")]
-Dtype = Annotated[
-    str | None, typer.Option(help="bfloat16, float16, float32. Default: bfloat16 on a GPU, else float32.")
-]
-Bits = Annotated[int, typer.Option(help="8 or 4: the language model quantised with bitsandbytes.")]
-Layers = Annotated[int | None, typer.Option(help="With --shape: fewer decoder layers, for a small machine.")]
 Rounds = Annotated[int, typer.Option(help="Timed rounds; all cases take turns in each.")]
+Text = Annotated[int, typer.Option(help="Text tokens of the prompt.")]
+NewTokens = Annotated[int, typer.Option(help="Tokens of the answer.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is measured, on what, and where the records go."""
+
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id.")] = None
+    shape: Annotated[str | None, typer.Option(help="Public checkpoint whose shape gets random weights.")] = None
+    layers: Annotated[int | None, typer.Option(help="With --shape: fewer decoder layers, for a small machine.")] = None
+    dtype: Annotated[
+        str | None, typer.Option(help="bfloat16, float16, float32. Default: bfloat16 on a GPU, else float32.")
+    ] = None
+    bits: Annotated[int, typer.Option(help="8 or 4: the language model quantised with bitsandbytes.")] = 16
+    device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: a GPU if there is one.")] = None
+    out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results/bench")
 
 
 def case_list(method: str, budget: str, path: str) -> list[str]:
@@ -90,29 +102,43 @@ def _runs(name: str, tokens: int, way: str) -> bool:
     return True
 
 
-def _measure(part: str, options: dict[str, Any], out: Path, device: str | None, **load: Any) -> None:
-    """One part on one model. load: the suite's keys, and layers."""
+def _measure(
+    options: Options, parts: dict[str, dict[str, Any]], only: str | None = None, *, again: bool = True
+) -> None:
+    """These parts, with what they are given, on one model. again: also what has its record already."""
     from llava.bench.suite import plans_of
     from llava.model.placement import DTYPES
 
-    if load.get("bits", 16) not in BITS:
-        raise ValueError(f"--bits {load['bits']}: expected 16, 8 or 4")
-    if load["dtype"] not in (None, *DTYPES):
-        raise ValueError(f"--dtype {load['dtype']}: expected one of {', '.join(DTYPES)}")
-    place = _where(device)
-    layers = load.pop("layers")
-    load["dtype"] = load["dtype"] or ("bfloat16" if place.startswith("cuda") else "float32")
-    load["sizes"] = None if layers is None else {"num_hidden_layers": layers}
-    entry = {key: value for key, value in load.items() if value is not None} | {part: options}
-    _run(plans_of({"subjects": [entry]}, part), out, place)
+    if options.bits not in BITS:
+        raise ValueError(f"--bits {options.bits}: expected 16, 8 or 4")
+    if options.dtype not in (None, *DTYPES):
+        raise ValueError(f"--dtype {options.dtype}: expected one of {', '.join(DTYPES)}")
+    if (options.model is None) == (options.shape is None):
+        raise ValueError("expected either --model, a checkpoint, or --shape, a public checkpoint's name")
+    if options.layers is not None and options.shape is None:
+        raise ValueError("--layers: a checkpoint has the layers it has; expected it together with --shape")
+    place = _where(options.device)
+    entry = {
+        "model": options.model,
+        "shape": options.shape,
+        "dtype": options.dtype or ("bfloat16" if place.startswith("cuda") else "float32"),
+        "bits": options.bits,
+        "sizes": None if options.layers is None else {"num_hidden_layers": options.layers},
+    }
+    given = {key: value for key, value in entry.items() if value is not None}
+    _run(plans_of({"subjects": [given | parts]}, "command line"), options.out, place, only, again=again)
 
 
-def _run(plans: "list[Plan]", out: Path, device: str, only: str | None = None) -> None:
+def _run(plans: "list[Plan]", out: Path, device: str, only: str | None = None, *, again: bool = False) -> None:
     from llava.bench.show import tables
     from llava.bench.suite import record_file, run
 
     console = Console(stderr=True)
-    failed = list(run(plans, out, device, lambda line: console.print(line, highlight=False, markup=False), only))
+
+    def report(line: str) -> None:
+        console.print(line, highlight=False, markup=False)
+
+    failed = list(run(plans, out, device, report, only, again=again))
     for plan in plans:
         for part in plan.parts:
             file = record_file(out, plan, part)
@@ -132,78 +158,58 @@ def _where(device: str | None) -> str:
 
 
 @app.command(epilog="Example: visionzip bench latency --shape liuhaotian/llava-v1.6-vicuna-7b --budget 32,128")
+@sharing(Options)
 def latency(
-    model: Model = None,
-    shape: Shape = None,
+    options: Options,
+    *,
     method: Method = "visionzip",
     budget: Budget = "64",
     path: Path_ = "plain",
-    text: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 32,
+    text: Text = 60,
+    new_tokens: NewTokens = 32,
     rounds: Rounds = 10,
-    out: Out = Path("results/bench"),
-    device: Device = None,
-    dtype: Dtype = None,
-    bits: Bits = 16,
-    layers: Layers = None,
 ) -> None:
     """Seconds to the first token and to the whole answer, by stage, beside the floor."""
-    options = {
-        "cases": case_list(method, budget, path),
-        "text": text,
-        "new_tokens": new_tokens,
-        "rounds": rounds,
-    }
-    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
-    _measure("latency", options, out, device, **load)
+    cases = case_list(method, budget, path)
+    _measure(options, {"latency": {"cases": cases, "text": text, "new_tokens": new_tokens, "rounds": rounds}})
 
 
 @app.command(epilog="Example: visionzip bench encoder --shape liuhaotian/llava-v1.5-7b --layers 1 --tiles 1,5")
+@sharing(Options)
 def encoder(
-    model: Model = None,
-    shape: Shape = None,
+    options: Options,
+    *,
     tiles: Annotated[str, typer.Option(help="Tiles encoded at a time, comma separated.")] = "1,5",
     budget: Annotated[int, typer.Option(help="VisionZip's tokens per tile, CLS counted.")] = 64,
     rounds: Rounds = 10,
-    out: Out = Path("results/bench"),
-    device: Device = None,
-    dtype: Dtype = None,
-    bits: Bits = 16,
-    layers: Layers = None,
 ) -> None:
     """The encoder alone, five ways: seconds and peak memory beside the blocks that must run."""
-    options = {"tiles": numbers("--tiles", tiles), "budget": budget, "rounds": rounds}
-    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
-    _measure("encoder", options, out, device, **load)
+    _measure(options, {"encoder": {"tiles": numbers("--tiles", tiles), "budget": budget, "rounds": rounds}})
 
 
 @app.command(epilog="Example: visionzip bench memory --shape liuhaotian/llava-v1.5-13b --budget 64 --bits 4")
+@sharing(Options)
 def memory(
-    model: Model = None,
-    shape: Shape = None,
+    options: Options,
+    *,
     method: Method = "visionzip",
     budget: Budget = "64",
     path: Path_ = "plain",
-    text: Annotated[int, typer.Option(help="Text tokens of the prompt.")] = 60,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of the answer.")] = 32,
-    out: Out = Path("results/bench"),
-    device: Device = None,
-    dtype: Dtype = None,
-    bits: Bits = 16,
-    layers: Layers = None,
+    text: Text = 60,
+    new_tokens: NewTokens = 32,
 ) -> None:
     """Weights, activations and cache of one answer, peak and steady."""
-    options = {"cases": case_list(method, budget, path), "text": text, "new_tokens": new_tokens}
-    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
-    _measure("memory", options, out, device, **load)
+    cases = case_list(method, budget, path)
+    _measure(options, {"memory": {"cases": cases, "text": text, "new_tokens": new_tokens}})
 
 
 @app.command(
     epilog="Example: visionzip bench throughput --model llava-v1.5-7b --budget 64 --batch-sizes 1,8 --workers 8"
 )
+@sharing(Options)
 def throughput(
-    model: Model = None,
-    shape: Shape = None,
+    options: Options,
+    *,
     method: Method = "visionzip",
     budget: Budget = "64",
     path: Path_ = "plain",
@@ -212,14 +218,9 @@ def throughput(
     batch_sizes: Annotated[str, typer.Option(help="Questions together, comma separated.")] = "1",
     workers: Annotated[int, typer.Option(help="Processes that load and tile pictures.")] = 0,
     rounds: Rounds = 3,
-    out: Out = Path("results/bench"),
-    device: Device = None,
-    dtype: Dtype = None,
-    bits: Bits = 16,
-    layers: Layers = None,
 ) -> None:
     """Many pictures with short answers, from file to answer, as in POPE."""
-    options = {
+    given: dict[str, Any] = {
         "cases": case_list(method, budget, path),
         "questions": questions,
         "new_tokens": new_tokens,
@@ -227,40 +228,63 @@ def throughput(
         "workers": workers,
         "rounds": rounds,
     }
-    load = {"model": model, "shape": shape, "dtype": dtype, "bits": bits, "layers": layers}
-    _measure("throughput", options, out, device, **load)
+    _measure(options, {"throughput": given})
 
 
-@app.command(epilog="Example: visionzip bench train --shape liuhaotian/llava-v1.5-7b --budget 64 --rows 8")
+@app.command(epilog="Example: visionzip bench train --shape liuhaotian/llava-v1.5-7b --budget 64 --rows 8 --bits 4")
+@sharing(Options)
 def train(
-    model: Model = None,
-    shape: Shape = None,
+    options: Options,
+    *,
     method: Method = "visionzip",
     budget: Budget = "64",
     rows: Annotated[int, typer.Option(help="Rows of a micro batch.")] = 4,
     text: Annotated[int, typer.Option(help="Text tokens of a row.")] = 250,
     rounds: Rounds = 5,
-    out: Out = Path("results/bench"),
-    device: Device = None,
-    dtype: Dtype = None,
-    layers: Layers = None,
 ) -> None:
     """A projector-only training step: seconds and peak memory."""
-    options = {"cases": case_list(method, budget, "plain"), "rows": rows, "text": text, "rounds": rounds}
-    _measure("train", options, out, device, model=model, shape=shape, dtype=dtype, layers=layers)
+    cases = case_list(method, budget, "plain")
+    _measure(options, {"train": {"cases": cases, "rows": rows, "text": text, "rounds": rounds}})
 
 
 @app.command("all", epilog="Example: visionzip bench all --config configs/bench/gpu.yaml --out results/gpu")
+@sharing(Options)
 def everything(
-    config: Annotated[Path, typer.Option(help="Suite: models and the parts to measure.")],
-    out: Out = Path("results/bench"),
-    device: Device = None,
+    options: Options,
+    *,
+    config: Annotated[
+        Path | None, typer.Option(help="Suite: models and the parts to measure, in place of --model or --shape.")
+    ] = None,
+    method: Method = "visionzip",
+    budget: Budget = "64",
+    path: Path_ = "plain",
     only: Annotated[str | None, typer.Option(help=f"One part: {', '.join(PARTS)}.")] = None,
 ) -> None:
-    """All parts of a suite; what has its record already is not run again."""
+    """All parts of a suite or of one model. What this commit has measured on this device already is not run again."""
+    if only not in (None, *PARTS):
+        raise ValueError(f"--only {only}: expected one of {', '.join(PARTS)}")
+    if config is None:
+        _measure(options, all_parts(method, budget, path), only, again=False)
+        return
     from llava.bench.suite import read_suite
 
-    _run(read_suite(config), out, _where(device), only)
+    if options.model or options.shape:
+        raise ValueError(f"--config {config} names its models itself; expected no --model and no --shape beside it")
+    _run(read_suite(config), options.out, _where(options.device), only)
+
+
+def all_parts(method: str, budget: str, path: str) -> Mapping[str, dict[str, Any]]:
+    """Every part at its own defaults: the cases where there are any, the encoder at the first budget."""
+    from llava.bench.suite import PARTS as programs
+
+    cases = case_list(method, budget, path)
+    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    for part in (part for part in PARTS if "cases" in inspect.signature(programs[part]).parameters):
+        parts[part] = {"cases": cases}
+    trained = ",".join(name for name in method.split(",") if name not in INSIDE) or "dense"
+    parts["train"] = {"cases": case_list(trained, budget, "plain")}
+    parts["encoder"] = {"budget": numbers("--budget", budget)[0]}
+    return parts
 
 
 def main() -> None:

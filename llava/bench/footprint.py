@@ -1,30 +1,35 @@
 """Memory of inference by part: weights, KV cache, activations; at the worst moment and after the answer.
 
 The peak alone hides what compression changes: 7B weights are 14 GB whatever the method, and the cache that 512 fewer
-tokens save is 0.25 GB. So the parts are told apart: weights are counted from the model, the cache is given by the
-caller (`llava.bench.roofline.kv_bytes`), activations are what remains.
+tokens save is 0.25 GB. So the parts are told apart: weights are counted from the model, keys and values are read from
+the cache as the layers run (`llava.bench.cache_watch`), activations are what remains.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llava.bench.cache_watch import CacheWatch
 from llava.bench.live_memory import LivePeak
 
-_WEIGHTS = "weights = storages of parameters, buffers and quantisation states, as stored; cache = as given"
+_PARTS = (
+    "weights = storages of parameters, buffers and quantisation states, as stored; cache = keys and values at the end "
+    "of the answer, and at the peak; activations = peak - weights - other - the cache at the peak"
+)
 GPU_HOW = (
-    "CUDA caching allocator, one run to warm up, then one: peak = max_memory_allocated; steady = allocated with the "
-    f"result still held; {_WEIGHTS}; other = allocated before the run that is neither (library workspaces, inputs, "
-    "static buffers, other models); activations = peak - weights - cache - other; reserved = max_memory_reserved, "
-    "which also holds the allocator's unused blocks and what captured graphs use inside"
+    "CUDA caching allocator, one run to warm up, then one: peak = most that was allocated, read and begun anew between "
+    f"decoder layers; steady = allocated after the answer, its cache still held; {_PARTS}; other = allocated before "
+    "the run that is neither (library workspaces, inputs, static buffers, other models); reserved = "
+    "max_memory_reserved, which also holds the allocator's unused blocks and what captured graphs use inside"
 )
 CPU_HOW = (
     "bytes of tensors the run makes, counted as torch makes and frees them (no allocator, nothing inside an "
-    "operation): peak and steady = what was there before + those at the worst moment, and with the result still held; "
-    f"{_WEIGHTS}; activations = peak - weights - cache; other is not seen"
+    "operation): peak and steady = what was there before + those at the worst moment, and after the answer with its "
+    f"cache still held; {_PARTS}; other is not seen"
 )
 
 
@@ -67,21 +72,22 @@ def _is_quantisation(value: Any) -> bool:
 
 @torch.no_grad()
 def measure_footprint(
-    model: nn.Module, run: Callable[[], Any], cache_bytes: int, *, cache_before: bool = False
+    model: nn.Module, run: Callable[[], Any], *, layers: Sequence[nn.Module] = (), static_cache: int = 0
 ) -> dict[str, Any]:
     """Bytes of one run of inference by part, and `how` they were found.
 
     Args:
         model: its weights say which device is measured: the GPU they are on, else the CPU.
-        run: answers one request; what it returns counts as steady.
-        cache_bytes: of the keys and values.
-        cache_before: they were allocated before the run (a static cache), not by it.
+        run: answers one request.
+        layers: the decoder's, called with `past_key_values` by name: their cache is read as it grows. None: no cache.
+        static_cache: bytes of keys and values that were allocated before the run; the layers are not watched then,
+            since graphs replay without calling them.
 
     Returns:
-        peak_bytes = weights_bytes + other_bytes + cache_bytes + activations_bytes; steady_bytes; reserved_bytes (None
-        on a CPU); offloaded_bytes, weights that are not on the measured device.
+        peak_bytes = weights_bytes + other_bytes + cache_at_peak_bytes + activations_bytes; cache_bytes at the end;
+        steady_bytes; reserved_bytes (None on a CPU); offloaded_bytes, weights that are not on the measured device.
 
-    Raises: ValueError when the weights are on several GPUs, or cache_bytes is more than there was room for.
+    Raises: ValueError when the weights are on several GPUs, or static_cache is more than there was before the run.
     """
     by_device = weight_bytes(model)
     gpus = [device for device in by_device if device.type == "cuda"]
@@ -89,23 +95,25 @@ def measure_footprint(
         raise ValueError(f"memory is measured on one GPU; the weights are on {', '.join(sorted(map(str, gpus)))}")
     device = gpus[0] if gpus else torch.device("cpu")
     weights = by_device.get(device, 0)
-    start = weights + cache_before * cache_bytes
-    before, peak, steady, reserved = _on_gpu(run, device) if gpus else _on_cpu(run, start)
-    room, when = (before - weights, "beside the weights before it") if cache_before else (peak - before, "at its peak")
-    if cache_bytes > room:
+    watched = () if static_cache else layers
+    found = _on_gpu(run, device, watched) if gpus else _on_cpu(run, weights + static_cache, watched)
+    other = found.before - weights - static_cache
+    if static_cache and other < 0:
         raise ValueError(
-            f"cache_bytes is {cache_bytes}, but the run had {room} bytes {when}; pass the keys and values of this run, "
-            "and cache_before=True if they were there before it"
+            f"static_cache is {static_cache}, but beside the weights there were {found.before - weights} bytes before "
+            "the run; pass the bytes of the keys and values that were allocated before it"
         )
+    at_peak = static_cache or found.at_peak
     return {
         "how": GPU_HOW if gpus else CPU_HOW,
         "weights_bytes": weights,
-        "other_bytes": before - start,
-        "cache_bytes": cache_bytes,
-        "activations_bytes": peak - before - (0 if cache_before else cache_bytes),
-        "peak_bytes": peak,
-        "steady_bytes": steady,
-        "reserved_bytes": reserved,
+        "other_bytes": other,
+        "cache_bytes": static_cache or found.cache,
+        "cache_at_peak_bytes": at_peak,
+        "activations_bytes": found.peak - weights - other - at_peak,
+        "peak_bytes": found.peak,
+        "steady_bytes": found.steady,
+        "reserved_bytes": found.reserved,
         "offloaded_bytes": sum(by_device.values()) - weights,
     }
 
@@ -113,30 +121,64 @@ def measure_footprint(
 def peak_bytes(run: Callable[[], Any], device: torch.device | str) -> int:
     """Bytes a run makes at its worst moment, beyond what was there before: allocated on a GPU, counted on a CPU."""
     device = torch.device(device)
-    before, peak, _, _ = _on_gpu(run, device) if device.type == "cuda" else _on_cpu(run, 0)
-    return peak - before
+    found = _on_gpu(run, device) if device.type == "cuda" else _on_cpu(run, 0)
+    return found.peak - found.before
 
 
-def _on_gpu(run: Callable[[], Any], device: torch.device) -> tuple[int, int, int, int]:
-    """Bytes allocated before, at the peak, and after with the result held; bytes reserved at most."""
+@dataclass(frozen=True)
+class _Found:
+    """Bytes before, at the peak, and after with result and cache held; of the cache at the end and at the peak;
+    reserved at most."""
+
+    before: int
+    peak: int
+    steady: int
+    cache: int
+    at_peak: int
+    reserved: int | None = None
+
+
+class _Allocator:
+    """A `Meter` of CUDA's caching allocator. reserved: bytes at most."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.reserved = device, 0
+
+    @property
+    def now(self) -> int:
+        return torch.cuda.memory_allocated(self.device)
+
+    def restart(self) -> int:
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved(self.device))
+        peak = torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
+
+
+def _on_gpu(run: Callable[[], Any], device: torch.device, layers: Sequence[nn.Module] = ()) -> _Found:
     run()  # workspaces of matrix libraries come with the first call and stay
     gc.collect()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    result = run()
-    torch.cuda.synchronize(device)
-    peak, steady = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    reserved = torch.cuda.max_memory_reserved(device)
+    meter = _Allocator(device)
+    before, watch = meter.now, CacheWatch(layers, meter)
+    with watch.watching():
+        result = run()
+        torch.cuda.synchronize(device)
+    steady = meter.now
+    watch.end()
     del result
-    return before, peak, steady, reserved
+    return _Found(before, watch.peak, steady, watch.cache, watch.at_peak, meter.reserved)
 
 
-def _on_cpu(run: Callable[[], Any], before: int) -> tuple[int, int, int, None]:
+def _on_cpu(run: Callable[[], Any], before: int, layers: Sequence[nn.Module] = ()) -> _Found:
     """The same, counted; what was there before cannot be seen."""
     with LivePeak() as live:
-        result = run()
+        watch = CacheWatch(layers, live)
+        with watch.watching():
+            result = run()
     steady = live.now
+    watch.end()
     del result
-    return before, before + live.peak, before + steady, None
+    return _Found(before, before + watch.peak, before + steady, watch.cache, watch.at_peak)

@@ -82,7 +82,7 @@ def _place(record: Record) -> str:
 def _pairs(record: Record, method: str, tokens: int) -> Iterator[tuple[str, Any, Any]]:
     """(path, row of the method at so many tokens a tile, row of dense) for every path that has both."""
     rows = {row["case"]: row for row in record["cases"] if row.get("batch", 1) == 1}
-    for path in ("", " fast", " compiled"):
+    for path in ("", " lean", " fast", " compiled"):
         ours, dense = rows.get(f"{method}-{tokens}{path}"), rows.get(f"dense{path}")
         if ours and dense:
             yield path.strip() or "plain", ours, dense
@@ -91,8 +91,15 @@ def _pairs(record: Record, method: str, tokens: int) -> Iterator[tuple[str, Any,
 def _first_token(records: Sequence[Record]) -> Found:
     for record in _of(records, "latency", NEXT_7B):
         for path, ours, dense in _pairs(record, "visionzip", 32):
-            ratio = ours["speedup_first"]["median"] / dense["speedup_first"]["median"]
-            yield f"{_place(record)}, both {path}", ratio
+            yield f"{_place(record)}, both {path}", _speedup(ours, dense, "first", "speedup_first")
+
+
+def _speedup(ours: Mapping[str, Any], dense: Mapping[str, Any], key: str, over_first: str) -> float:
+    """Over dense on the same path: paired; of older records the quotient of two medians, which were paired with another
+    case."""
+    if paired := ours.get("same_path"):
+        return float(paired[key]["median"])
+    return float(ours[over_first]["median"] / dense[over_first]["median"])
 
 
 def _roofline(records: Sequence[Record]) -> Found:
@@ -104,7 +111,7 @@ def _roofline(records: Sequence[Record]) -> Found:
 def _loop(records: Sequence[Record]) -> Found:
     for record in _of(records, "throughput", NEXT_7B):
         for path, ours, dense in _pairs(record, "visionzip", 32):
-            yield f"{_place(record)}, both {path}", ours["speedup"]["median"] / dense["speedup"]["median"]
+            yield f"{_place(record)}, both {path}", _speedup(ours, dense, "speedup", "speedup")
 
 
 def _larger(records: Sequence[Record]) -> Found:

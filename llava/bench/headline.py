@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from llava.bench.sheet import Record, Sheet, circumstances, counted, milliseconds, on_gpu, spread_cell
+from llava.bench.sheet import Record, Sheet, circumstances, counted, milliseconds, on_gpu, same_path_cells, spread_cell
 from llava.bench.show_latency import answer_rounds, tokens_cell
 
 
@@ -38,23 +38,26 @@ def first_token_headline(record: Record, loop: Record | None) -> Sheet:
     """A row per case: image to first token with the tower, an answer, and many pictures where that was measured."""
     gpu, cases = on_gpu(record), record["cases"]
     loops = {row["case"]: row["speedup"] for row in (loop["cases"] if loop else []) if row["batch"] == 1}
+    same = same_path_cells(cases, "first")
     rows = [
         [
             row["case"],
             tokens_cell(row),
             *([milliseconds(row["first"]["total"])] if gpu else []),
             spread_cell(row["speedup_first"], 2, unit="x"),
+            *same[number : number + 1],
             f"{row['times_floor_first']:.2f}",
             spread_cell(row["speedup_answer"], 2, unit="x"),
             *([spread_cell(loops[row["case"]], 2, unit="x") if row["case"] in loops else "-"] if loops else []),
         ]
-        for row in cases
+        for number, row in enumerate(cases)
     ]
     columns = [
         "case",
         "visual tokens",
         *(["first token, ms"] if gpu else []),
         "speed-up to the first token",
+        *(["the same over dense on its path"] if same else []),
         "measured / floor",
         "speed-up of an answer",
         *(["speed-up, many pictures"] if loops else []),

@@ -36,6 +36,11 @@ class LivePeak(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
                 self._count(leaf)
         return out
 
+    def restart(self) -> int:
+        """The peak so far, in bytes; the next one begins with what is alive now."""
+        peak, self.peak = self.peak, self.now
+        return peak
+
     def _count(self, tensor: Tensor) -> None:
         identity = _identity(tensor)
         if identity in self._known:

@@ -57,7 +57,7 @@ class OfficialStyle:
         """Everything the tower gives when asked for all maps, and the keys of layer -2 [T, S, C]."""
         self._keys.clear()
         out = self.model(pixels.to(self.model.dtype), output_attentions=True, output_hidden_states=True)
-        return out, self._keys[0]
+        return out, self._keys.pop()  # kept by nobody after the call
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> VisionTokens:

@@ -41,7 +41,13 @@ _STAGE_COLOURS = {
     _UNSPLIT: "#8c8c8c",
     REST: "#d0d0d0",
 }
-_PATHS = {"plain": ("-", "full"), "fast": ("--", "none"), "compiled": (":", "left"), "official": ("-.", "top")}
+_PATHS = {
+    "plain": ("-", "full"),
+    "lean": ((0, (5, 1, 1, 1, 1, 1)), "right"),
+    "fast": ("--", "none"),
+    "compiled": (":", "left"),
+    "official": ("-.", "top"),
+}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,15 @@ def spread_cell(spread: Mapping[str, float], digits: int, scale: float = 1.0, un
     return f"{median}{unit} [{low}-{high}]"
 
 
+def same_path_cells(rows: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """A cell a row: speed-up over dense on the row's own path, "-" where that was not measured. Empty where it would
+    say what the column of speed-ups says already."""
+    paired = [row.get("same_path") for row in rows]
+    if len({pair["compared_with"] for pair in paired if pair}) < 2:
+        return []
+    return ["-" if pair is None else spread_cell(pair[key], 2, unit="x") for pair in paired]
+
+
 def milliseconds(spread: Mapping[str, float]) -> str:
     """Of seconds, with digits enough for what is short."""
     return spread_cell(spread, 1 if spread["median"] >= 0.01 else 3, 1e3)

@@ -11,10 +11,20 @@ from typing import Any
 
 from rich.table import Table
 
-from llava.bench.sheet import Record, Sheet, circumstances, counted, megabytes, milliseconds, on_gpu, spread_cell
+from llava.bench.sheet import (
+    Record,
+    Sheet,
+    circumstances,
+    counted,
+    megabytes,
+    milliseconds,
+    on_gpu,
+    same_path_cells,
+    spread_cell,
+)
 from llava.bench.show_latency import latency_sheets
 
-HELD = ("weights", "activations", "cache", "other", "peak", "steady")
+HELD = ("weights", "activations", "cache_at_peak", "cache", "other", "peak", "steady")
 SOUND_FIT = 0.9  # R^2
 SELDOM = ("reserved", "offloaded")  # shown where a row has any
 
@@ -45,30 +55,35 @@ def encoder_sheets(record: Record) -> list[Sheet]:
 def memory_sheets(record: Record) -> list[Sheet]:
     """Bytes of one answer by what holds them."""
     cases = record["cases"]
-    parts = [*HELD, *(part for part in SELDOM if any(row[f"{part}_bytes"] for row in cases))]
+    held = [part for part in HELD if part != "cache_at_peak" or "cache_at_peak_bytes" in cases[0]]  # older: not read
+    parts = [*held, *(part for part in SELDOM if any(row[f"{part}_bytes"] for row in cases))]
     rows = [
         [row["case"], str(row["visual_tokens"]), *(megabytes(row[f"{part}_bytes"]) for part in parts)] for row in cases
     ]
+    words = [f"{part.replace('_', ' ')}, MB" for part in parts]
     note = (
         f"MB of 10^6 bytes; {counted(record['tiles'], 'tile')}, {record['text_tokens']} text tokens, "
         f"{record['new_tokens']} new ones; {cases[0]['how']}. {circumstances(record)}"
     )
-    return [Sheet("Memory of one answer", ["case", "visual tokens", *(f"{part}, MB" for part in parts)], rows, note)]
+    return [Sheet("Memory of one answer", ["case", "visual tokens", *words], rows, note)]
 
 
 def throughput_sheets(record: Record) -> list[Sheet]:
     """Short answers to many pictures, by batch size."""
     gpu = on_gpu(record)
+    same = same_path_cells(record["cases"], "speedup")
     rows = [
         [
             row["case"],
             str(row["batch"]),
             *([f"{row['questions_per_second']:.2f}"] if gpu else []),
             spread_cell(row["speedup"], 2, unit="x"),
+            *same[number : number + 1],
         ]
-        for row in record["cases"]
+        for number, row in enumerate(record["cases"])
     ]
-    columns = ["case", "questions together", *(["questions a second"] if gpu else []), "speed-up"]
+    more = ["the same over dense on its path"] if same else []
+    columns = ["case", "questions together", *(["questions a second"] if gpu else []), "speed-up", *more]
     note = (
         f"{record['questions']} JPEG files, {record['new_tokens']} new tokens each, {record['workers']} loading "
         f"processes; from file to answer. Speed-up over the first case at the same size, paired, median [p10-p90]. "

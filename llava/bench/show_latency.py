@@ -3,7 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llava.bench.sheet import Record, Sheet, circumstances, counted, megabytes, milliseconds, on_gpu, spread_cell
+from llava.bench.sheet import (
+    Record,
+    Sheet,
+    circumstances,
+    counted,
+    megabytes,
+    milliseconds,
+    on_gpu,
+    same_path_cells,
+    spread_cell,
+)
 
 STAGES = ("encode", "vision", "score", "merge", "project", "pack", "splice", "prefill")
 """Names of stages in the order of the data's way; others come behind them. encode: vision to project as one graph."""
@@ -24,8 +34,9 @@ def tokens_cell(row: Mapping[str, Any]) -> str:
 def answer_sheet(record: Record) -> Sheet:
     """Time to the first token and of an answer, case by case."""
     gpu, cases, new_tokens = on_gpu(record), record["cases"], record["settings"].get("new_tokens")
+    firsts, answers = same_path_cells(cases, "first"), same_path_cells(cases, "answer")
     rows = []
-    for row in cases:
+    for number, row in enumerate(cases):
         absolute = [milliseconds(row["first"]["total"])] if gpu else []
         step, times = _step_cells(row)
         rows.append([
@@ -33,7 +44,9 @@ def answer_sheet(record: Record) -> Sheet:
             tokens_cell(row),
             *absolute,
             spread_cell(row["speedup_first"], 2, unit="x"),
+            *firsts[number : number + 1],
             spread_cell(row["speedup_answer"], 2, unit="x"),
+            *answers[number : number + 1],
             *([step] if gpu else []),
             times,
             megabytes(row["kv_bytes"]),
@@ -43,7 +56,9 @@ def answer_sheet(record: Record) -> Sheet:
         "visual tokens",
         *(["first token, ms"] if gpu else []),
         "speed-up to the first token",
+        *(["the same over dense on its path"] if firsts else []),
         f"speed-up of {new_tokens} new tokens" if new_tokens else "speed-up of the answer",
+        *(["the same over dense on its path"] if answers else []),
         *(["decode step, ms"] if gpu else []),
         "step, times floor",
         "KV cache, MB",

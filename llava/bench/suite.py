@@ -5,14 +5,14 @@
         dtype: bfloat16
         latency: {cases: [dense, "visionzip:32"], text: 60, new_tokens: 32, rounds: 20}
 
-A part that has its record already is not run again, unless its settings differ; a part that fails is noted and the
-others go on.
+A part that has its record already is not run again: one of the same settings, commit, versions and device. A part that
+fails is noted and the others go on.
 """
 
 import gc
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import yaml
 
 from llava.bench import answer, costs, encode, footprint, names, received, throughput, train_step
 from llava.bench.cases import parse_case, programs
-from llava.bench.roofline import Ceilings, kv_bytes, measure_ceilings
+from llava.bench.roofline import Ceilings, measure_ceilings
 from llava.bench.setup import Subject, from_checkpoint, from_shape, question_for
 from llava.model.placement import as_dtype
 from llava.provenance import device_name, stamp
@@ -30,6 +30,7 @@ from llava.utils import write_json
 from visionzip import VisionZip, budget_for
 
 Report = Callable[[str], None]
+MADE_BY = ("commit", "dirty", "versions", "device")  # of a stamp: what must be the same for a record to stand
 SUBJECT_KEYS = ("model", "shape", "sizes", "tower", "dtype", "bits", "name")
 
 
@@ -64,7 +65,7 @@ def latency(
     return {"tiles": question.tiles, "text_tokens": question.text, **found}
 
 
-def encoder(bench: Bench, *, tiles: list[int], budget: int = 64, rounds: int = 10) -> dict[str, Any]:
+def encoder(bench: Bench, *, tiles: Sequence[int] = (1, 5), budget: int = 64, rounds: int = 10) -> dict[str, Any]:
     """The encoder alone, VisionZip at `budget` tokens a tile, over so many `tiles` at a time."""
     split = budget_for(budget)
     zipper = VisionZip(split.dominant, split.contextual)
@@ -74,16 +75,18 @@ def encoder(bench: Bench, *, tiles: list[int], budget: int = 64, rounds: int = 1
 def memory(bench: Bench, *, cases: list[str], text: int = 60, new_tokens: int = 32) -> dict[str, Any]:
     """Weights, activations and cache of one answer."""
     subject, question = bench.subject, question_for(bench.subject, text)
-    size = subject.model.dtype.itemsize
     rows = []
     wanted = [parse_case(case) for case in cases]
     for case in wanted:  # one at a time: another case's buffers are none of this one's
         with programs(subject, question, [case], new_tokens) as ready:
             program = ready[case.label]
-            cache = kv_bytes(subject.shape, question.text + new_tokens, size, program.kept)
-            static = case.path in ("fast", "compiled")
+            if program.fast is not None:  # its cache comes with the first answer and stays
+                program.run(new_tokens)
             parts = footprint.measure_footprint(
-                subject.model, lambda run=program.run: run(new_tokens), round(cache), cache_before=static
+                subject.model,
+                lambda run=program.run: run(new_tokens),
+                layers=subject.model.get_decoder().layers,
+                static_cache=0 if program.fast is None else program.fast.cache_bytes,
             )
             rows.append({"case": case.label, "visual_tokens": program.visual, **parts})
         bench.report(f"memory: {case.label}")
@@ -128,7 +131,7 @@ def train(
     }
 
 
-def kernels(bench: Bench, *, sizes: list[dict[str, int]]) -> dict[str, Any]:
+def kernels(bench: Bench, *, sizes: Sequence[Mapping[str, int]] = ({"tiles": 1, "patches": 729},)) -> dict[str, Any]:
     """Received attention: the map itself, in chunks, and the Triton kernel. sizes: fields of `received.Size`."""
     wanted = [received.Size(**size) for size in sizes]
     dtype = bench.subject.model.dtype
@@ -210,21 +213,29 @@ def record_file(out: Path, plan: Plan, part: str) -> Path:
     return out / f"{plan.name}.{part}.json"
 
 
-def open_parts(plan: Plan, out: Path, only: str | None) -> dict[str, Mapping[str, Any]]:
-    """Parts without a record of these settings."""
-    left = {}
+def open_parts(plan: Plan, out: Path, only: str | None, device: str) -> dict[str, Mapping[str, Any]]:
+    """Parts without a record of these settings that this commit made on this device, with these versions.
+
+    Local changes may be to anything, so nothing counts as measured then.
+    """
+    now, left = stamp(device=device_name(torch.device(device).type)), {}
     for part, options in plan.parts.items():
         file = record_file(out, plan, part)
         done = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if only in (None, part) and done.get("settings") != {"load": dict(plan.load), **options}:
+        same = done.get("settings") == {"load": dict(plan.load), **options} and not now["dirty"]
+        made = done.get("stamp", {})
+        if only in (None, part) and not (same and all(made.get(key) == now[key] for key in MADE_BY)):
             left[part] = options
     return left
 
 
-def run(plans: list[Plan], out: Path, device: str, report: Report, only: str | None = None) -> Iterator[str]:
-    """Measure what has no record yet; yields what failed, as it fails."""
+def run(
+    plans: list[Plan], out: Path, device: str, report: Report, only: str | None = None, *, again: bool = False
+) -> Iterator[str]:
+    """Measure what has no record yet (again: all of it); yields what failed, as it fails."""
     for plan in plans:
-        left = open_parts(plan, out, only)
+        wanted = {part: options for part, options in plan.parts.items() if only in (None, part)}
+        left = wanted if again else open_parts(plan, out, only, device)
         if not left:
             report(f"{plan.name}: nothing left to measure")
             continue

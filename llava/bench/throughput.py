@@ -8,7 +8,7 @@ The pictures are JPEG files of 640 x 480, the size of most of COCO's (POPE, VQAv
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,7 +81,8 @@ def measure(
     rounds: int,
     report: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row per case and batch size: seconds a question, questions a second, speed-up over the first case at that size.
+    """A row per case and batch size: seconds a question, questions a second, speed-up over the first case at that size
+    and, where it was measured, over dense on the same path.
 
     ids: [1, l], one prompt for all questions.
     """
@@ -100,16 +101,21 @@ def measure(
                 for _ in range(rounds):
                     for name, loop in loops.items():
                         times[name].append({"total": loop(questions) / questions})
-            for case in cases:
-                seconds = spread([run["total"] for run in times[case.label]])
-                rows.append({
-                    "case": case.label,
-                    "batch": size,
-                    "seconds_per_question": seconds,
-                    "questions_per_second": round(1 / seconds["median"], 4),
-                    "speedup": ratios(times[cases[0].label], times[case.label]),
-                })
+            rows += [_row(case, size, times, cases[0].label) for case in cases]
     return rows
+
+
+def _row(case: Case, size: int, times: Mapping[str, Sequence[Mapping[str, float]]], base: str) -> dict[str, Any]:
+    own, dense = times[case.label], times.get(case.dense_alike)
+    seconds = spread([run["total"] for run in own])
+    return {
+        "case": case.label,
+        "batch": size,
+        "seconds_per_question": seconds,
+        "questions_per_second": round(1 / seconds["median"], 4),
+        "speedup": ratios(times[base], own),
+        "same_path": None if dense is None else {"compared_with": case.dense_alike, "speedup": ratios(dense, own)},
+    }
 
 
 def _loop(

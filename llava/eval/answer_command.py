@@ -5,13 +5,12 @@ A program is a function of an `AnswerOptions` and of what is its own (question f
 prompt are the defaults, and the length of an answer can be set everywhere.
 """
 
-import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +23,7 @@ from llava.eval.methods import METHODS, apply_method, requested_budget
 from llava.eval.question_set import QuestionSet
 from llava.eval.shards import Shard
 from llava.model.fast import FastGenerator, longest_rows
+from llava.options import sharing
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +75,23 @@ class AnswerOptions(ModelOptions):
     temperature: Annotated[float, typer.Option("--temperature", help="0 is greedy.")] = 0.0
     top_p: Annotated[float | None, typer.Option("--top_p", "--top-p")] = None
     num_beams: Annotated[int, typer.Option("--num_beams", "--num-beams")] = 1
+    seed: Annotated[int, typer.Option("--seed", help="Of sampled answers; each question draws for itself.")] = 0
 
     def decoding(self) -> Decoding:
-        """With the sampling asked for."""
-        return replace(super().decoding(), temperature=self.temperature, top_p=self.top_p, num_beams=self.num_beams)
+        """With the sampling asked for.
+
+        Raises:
+            ValueError: see `Decoding`; sampling in batches.
+        """
+        asked = replace(
+            super().decoding(),
+            temperature=self.temperature,
+            top_p=self.top_p,
+            num_beams=self.num_beams,
+            seed=self.seed,
+        )
+        asked.check_batch_size(self.batch_size)
+        return asked
 
 
 def answer_command(
@@ -93,30 +106,17 @@ def answer_command(
     """
 
     def decorate(main: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(shared_options, include_extras=True)
-        shared = []
-        for option in fields(shared_options):
-            default = inspect.Parameter.empty if option.default is MISSING else option.default
-            default = max_new_tokens if option.name == "max_new_tokens" else default
-            shared.append(_parameter(option.name, hints[option.name], default))
-        own = [
-            _parameter(name, hint, inspect.signature(main).parameters[name].default)
-            for name, hint in get_type_hints(main, include_extras=True).items()
-            if name not in ("options", "return")
-        ]
+        command = sharing(shared_options, max_new_tokens=max_new_tokens)(main)
 
-        @wraps(main)
-        def command(**given: Any) -> None:
+        @wraps(command)
+        def told(**given: Any) -> None:
             logging.basicConfig(level=logging.INFO, format="%(message)s")
-            options = shared_options(**{parameter.name: given.pop(parameter.name) for parameter in shared})
             try:
-                main(options, **given)
+                command(**given)
             except ValueError as error:
                 raise typer.BadParameter(str(error)) from error
 
-        command.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *shared)}
-        return command
+        return told
 
     return decorate
 
@@ -199,10 +199,6 @@ def warn_of_template(model_name: str, conv_mode: str) -> None:
             fitting,
             conv_mode,
         )
-
-
-def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
 
 
 def _summary(outcome: Generation | None, target: Path) -> str:

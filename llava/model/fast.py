@@ -116,6 +116,11 @@ class FastGenerator:
         self._drop_language()
         self._kv = None
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the keys and values it holds between calls; 0 before the first one."""
+        return 0 if self._kv is None else self._kv.nbytes()
+
     # ------------------------------------------------------------------------------------------------------- answering
 
     @torch.inference_mode()

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Speed and memory in ratios on a machine without a GPU: five to six minutes on two cores with nothing else running.
+# Speed and memory in ratios on a machine without a GPU: less than five minutes on two cores with nothing else running.
 #
 #   bash scripts/bench/cpu.sh
 #   CONFIG=configs/bench/cpu_tiles.yaml bash scripts/bench/cpu.sh
 #
 # The second line adds the encoder over five tiles, about five minutes more: every way to encode them takes a quarter of a minute
 # a pass, so they would double the first one's time.
-# OUT: folder of the records (default: results/cpu). CONFIG: another suite (default: configs/bench/cpu.yaml). A record that is
-# there is not measured again; delete it to have it anew. Arguments go to visionzip bench all, e.g. --only latency.
+# OUT: folder of the records (default: results/cpu). CONFIG: another suite (default: configs/bench/cpu.yaml). What
+# this commit has measured on this machine already is not measured again. Arguments go to visionzip bench all, e.g. --only latency.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 case "${1:-}" in -h | --help) usage && exit 0 ;; esac

@@ -7,8 +7,8 @@
 # Needs no network and installs nothing: BENCH_PYTHON (default: .venv's python if it is there, else python3) must have torch
 # 2.11 and transformers 5.17 or newer; bitsandbytes for the two quantised models, which fail alone without it.
 # OUT: folder of the records (default: results/gpu). CONFIG: another suite (default: configs/bench/gpu.yaml). DEVICE: default
-# cuda. LLAVA_COMMIT: the commit of a copy that has no .git, for the stamp. A record that is there is not measured again, so a
-# run that was cut off goes on. Arguments go to visionzip bench all.
+# cuda. LLAVA_COMMIT: the commit of a copy that has no .git, for the stamp. What this commit has measured on this device
+# already is not measured again, so a run that was cut off goes on. Arguments go to visionzip bench all.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 case "${1:-}" in -h | --help) usage && exit 0 ;; esac

@@ -81,6 +81,7 @@ BASE = (
     "llava.anyres",
     "llava.encoded",
     "llava.mm_utils",
+    "llava.options",
     "llava.provenance",
     "llava.utils",
 )

@@ -17,7 +17,7 @@ CEILINGS = Ceilings(flops_per_s=1e12, bytes_per_s=1e11, how="by hand")
 
 
 @pytest.mark.parametrize(("rounds", "answers"), [(2, 2), (4, 3), (12, 4)])
-def test_one_run_warms_up_and_answers_take_few_rounds(rounds: int, answers: int) -> None:
+def test_one_answer_warms_up_and_answers_take_few_rounds(rounds: int, answers: int) -> None:
     """Never more rounds of answers than of first tokens."""
     subject, ran = tiny_subject(), []
     question = question_for(subject, 60)
@@ -36,7 +36,22 @@ def test_one_run_warms_up_and_answers_take_few_rounds(rounds: int, answers: int)
     for row in found["cases"]:
         assert (row["first"]["total"]["n"], row["answer"]["total"]["n"]) == (rounds, answers)
     preparing = 1  # counts the visual tokens
-    assert len(ran) == 2 * (preparing + 1 + rounds + 1 + answers)
+    assert len(ran) == 2 * (preparing + 1 + rounds + answers)
+
+
+def test_speed_ups_are_also_paired_with_dense_on_the_same_path() -> None:
+    def runs(*seconds: float) -> list[dict[str, float]]:
+        return [{"total": one} for one in seconds]
+
+    times = {"dense": runs(4, 8), "dense fast": runs(3, 6), "visionzip-16 fast": runs(1, 3), "fastv-16": runs(2, 2)}
+    fast = answer._same_path(parse_case("visionzip:16:fast"), times, times)
+    assert fast is not None and fast["compared_with"] == "dense fast"
+    assert (fast["first"]["median"], fast["answer"]["median"]) == (2.5, 2.5)  # of 3 and 2, round by round
+    assert answer._same_path(parse_case("fastv:16"), times, times) is None, "dense was not measured on FastV's loop"
+    times["dense lean"] = runs(4, 6)
+    fastv = answer._same_path(parse_case("fastv:16"), times, times)
+    assert fastv is not None and (fastv["compared_with"], fastv["first"]["median"]) == ("dense lean", 2.5)
+    assert parse_case("visionzip:16:official").dense_alike == "dense", "only its encoder is another one"
 
 
 def test_a_step_is_its_stage_else_a_difference_that_can_be_told() -> None:
@@ -48,7 +63,7 @@ def test_a_step_is_its_stage_else_a_difference_that_can_be_told() -> None:
     assert answer._decode_step(first, [{"total": 1.4}], 0) is None
 
 
-@pytest.mark.parametrize(("device", "warmup"), [("cpu", 1), ("cuda", 2)])
+@pytest.mark.parametrize(("device", "warmup"), [("cpu", 0), ("cuda", 2)])
 def test_a_gpu_warms_up_twice(device: str, warmup: int, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(answer, "alternate", lambda *_, **options: asked.append(options["warmup"]))

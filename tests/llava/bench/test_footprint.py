@@ -62,60 +62,99 @@ def test_quantised_weights_count_as_stored(layer: str) -> None:
 def test_parts_on_a_cpu() -> None:
     net, rows = Net(), torch.zeros(100, 64)
     matrix = 100 * 64 * 4
-    found = measure_footprint(net, lambda: net(rows), 0)
+    found = measure_footprint(net, lambda: net(rows))
     assert found["weights_bytes"] == WEIGHTS
     assert found["activations_bytes"] == 2 * matrix
     assert found["peak_bytes"] == WEIGHTS + 2 * matrix
     assert found["steady_bytes"] == WEIGHTS + matrix  # the result
+    assert (found["cache_bytes"], found["cache_at_peak_bytes"]) == (0, 0)
     assert (found["other_bytes"], found["offloaded_bytes"], found["reserved_bytes"]) == (0, 0, None)
     assert "counted" in found["how"]
-    split = measure_footprint(net, lambda: net(rows), matrix)
-    assert (split["cache_bytes"], split["activations_bytes"]) == (matrix, matrix)
-    with pytest.raises(ValueError, match=f"cache_bytes is {3 * matrix}, but the run had {2 * matrix} bytes at"):
-        measure_footprint(net, lambda: net(rows), 3 * matrix)
-    static = measure_footprint(net, lambda: net(rows), 3 * matrix, cache_before=True)
-    assert (static["cache_bytes"], static["activations_bytes"]) == (3 * matrix, 2 * matrix)
+    static = measure_footprint(net, lambda: net(rows), static_cache=3 * matrix)
+    assert (static["cache_bytes"], static["cache_at_peak_bytes"]) == (3 * matrix, 3 * matrix)
+    assert static["activations_bytes"] == 2 * matrix
     assert static["peak_bytes"] == WEIGHTS + 5 * matrix
     assert static["steady_bytes"] == WEIGHTS + 4 * matrix
     with torch.no_grad():
         assert peak_bytes(lambda: net(rows), "cpu") == 2 * matrix
 
 
-def test_the_cache_a_language_model_leaves_is_steady() -> None:
+LAYERS, WIDTH, LENGTH = 3, 48, 200
+ONE_LAYER = 2 * WIDTH * LENGTH * 4  # keys and values
+
+
+def language_model() -> tuple[LlamaForCausalLM, Any]:
     config = LlamaConfig(
-        vocab_size=320, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=320, hidden_size=WIDTH, intermediate_size=96, num_hidden_layers=LAYERS, num_attention_heads=4
     )
     model = LlamaForCausalLM(config).eval()
-    embeds = torch.randn(1, 200, 48)
+    embeds = torch.randn(1, LENGTH, WIDTH)
 
-    def prefill() -> Any:
-        cache = DynamicCache(config=config)
-        model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=1)
-        return cache
+    def answer(before: int = 0, after: int = 0) -> Any:
+        """A prompt read, its cache dropped; before and after: floats made on either side and dropped."""
+        torch.zeros(before)
+        out = model(inputs_embeds=embeds, past_key_values=DynamicCache(config=config), logits_to_keep=1).logits
+        torch.zeros(after)
+        return out.argmax()
 
-    cache = 2 * 2 * 48 * 200 * 4
-    found = measure_footprint(model, prefill, cache)
-    assert found["steady_bytes"] == found["weights_bytes"] + cache
-    # A tensor of the MLP is 200 x 96 floats; several live at one time, the cache beside them.
-    assert 2 * 200 * 96 * 4 < found["activations_bytes"] < 20 * 200 * 96 * 4
-    assert found["peak_bytes"] == sum(found[f"{part}_bytes"] for part in ("weights", "other", "cache", "activations"))
+    return model, answer
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "layers"),
+    [(10**7, 0, 0), (0, 10**7, LAYERS), (0, 0, LAYERS)],
+    ids=["in the encoder", "behind the layers", "in the last layer"],
+)
+def test_the_cache_at_the_peak_is_what_was_there_then(before: int, after: int, layers: int) -> None:
+    model, answer = language_model()
+    found = measure_footprint(model, lambda: answer(before, after), layers=model.model.layers)
+    assert found["cache_bytes"] == LAYERS * ONE_LAYER
+    assert found["cache_at_peak_bytes"] == layers * ONE_LAYER
+    parts = ("weights", "other", "cache_at_peak", "activations")
+    assert found["peak_bytes"] == sum(found[f"{part}_bytes"] for part in parts)
+    if before or after:
+        inputs = 0 if before else found["activations_bytes"] - 4 * 10**7
+        assert 4 * (before + after) + inputs == found["activations_bytes"] and inputs < ONE_LAYER
+    else:  # a tensor of the MLP is 200 x 96 floats; several live at one time, the cache beside them
+        assert 2 * LENGTH * 96 * 4 < found["activations_bytes"] < 20 * LENGTH * 96 * 4
+
+
+def test_steady_holds_the_cache_though_the_answer_does_not() -> None:
+    model, answer = language_model()
+    found = measure_footprint(model, answer, layers=model.model.layers)
+    assert 0 < found["steady_bytes"] - found["weights_bytes"] - LAYERS * ONE_LAYER <= 8  # the answer's id
+    assert not any(layer._forward_pre_hooks for layer in model.model.layers)
 
 
 @pytest.mark.gpu
 def test_parts_on_a_gpu() -> None:
     net, rows = Net().to("cuda"), torch.zeros(100_000, 64, device="cuda")
     matrix = rows.nbytes
-    found = measure_footprint(net, lambda: net(rows), matrix)
-    near = pytest.approx(matrix, rel=0.01)
+    found = measure_footprint(net, lambda: net(rows))
     assert found["weights_bytes"] == (64 * 64 + 10) * 4  # moving a buffer cuts its storage
-    assert found["cache_bytes"] == matrix
-    assert found["activations_bytes"] == near
-    assert found["steady_bytes"] - found["weights_bytes"] - found["other_bytes"] == near
+    assert found["activations_bytes"] == pytest.approx(2 * matrix, rel=0.01)
+    assert found["steady_bytes"] - found["weights_bytes"] - found["other_bytes"] == pytest.approx(matrix, rel=0.01)
     assert found["other_bytes"] >= matrix  # the input, and what libraries keep
     assert found["reserved_bytes"] >= found["peak_bytes"]
-    static = measure_footprint(net, lambda: net(rows), matrix, cache_before=True)  # the input plays the cache
+    static = measure_footprint(net, lambda: net(rows), static_cache=matrix)  # the input plays the cache
     assert static["activations_bytes"] == pytest.approx(2 * matrix, rel=0.01)
     assert static["other_bytes"] + matrix == found["other_bytes"]
+    with pytest.raises(ValueError, match="static_cache is"):
+        measure_footprint(net, lambda: net(rows), static_cache=1000 * matrix)
     with torch.no_grad():
         made = peak_bytes(lambda: net(rows), "cuda")
     assert made == pytest.approx(2 * matrix, rel=0.01)
+
+
+@pytest.mark.gpu
+def test_the_cache_of_a_language_model_on_a_gpu() -> None:
+    model = language_model()[0].to("cuda")
+    rows = torch.randn(1, LENGTH, WIDTH, device="cuda")
+
+    def prefill() -> Any:
+        return model(inputs_embeds=rows, past_key_values=DynamicCache(config=model.config), logits_to_keep=1).logits
+
+    found = measure_footprint(model, prefill, layers=model.model.layers)
+    assert found["cache_bytes"] == found["cache_at_peak_bytes"] == LAYERS * ONE_LAYER
+    held = found["steady_bytes"] - found["weights_bytes"] - found["other_bytes"]
+    assert LAYERS * ONE_LAYER <= held < (LAYERS + 1) * ONE_LAYER

@@ -2,15 +2,21 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from llava.bench.command import app, case_list
+from llava.bench import suite
+from llava.bench.command import all_parts, app, case_list
 from llava.bench.suite import PARTS, Plan, plans_of, read_suite, record_file, run
 from tests.llava.bench.tiny_subject import SUITE, entry
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def quiet(_: str) -> None:
@@ -18,13 +24,32 @@ def quiet(_: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """All records of the tiny suite's first model."""
+def measured(tmp_path_factory):
+    """The tiny suite as a user runs it on a GPU, here on the CPU: folder of the records, and what the script said."""
     out = tmp_path_factory.mktemp("records")
+    settings = {"CONFIG": str(SUITE), "DEVICE": "cpu", "OUT": str(out), "BENCH_PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "scripts/bench/gpu.sh"], cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def records(measured):
+    """All records of the tiny suite's first model."""
+    out, _ = measured
     plan = next(plan for plan in read_suite(SUITE) if plan.name == "tiny-next")
     assert set(plan.parts) == set(PARTS), "the tiny suite proves every part"
-    assert list(run([plan], out, "cpu", quiet)) == []
     return {part: json.loads(record_file(out, plan, part).read_text("utf-8")) for part in PARTS}
+
+
+def test_the_script_leaves_every_record_and_prints_its_tables(measured):
+    out, done = measured
+    expected = {record_file(out, plan, part).name for plan in read_suite(SUITE) for part in plan.parts}
+    assert {path.name for path in out.iterdir()} == expected and any("4bit" in name for name in expected)
+    for title in ("From picture to first token", "The encoder alone", "Memory of one answer", "How cost grows"):
+        assert title in done.stdout
 
 
 def test_every_record_says_what_made_it(records):
@@ -65,9 +90,16 @@ def test_rows_are_compared_with_the_first_case(records):
         "fastv-16",
         "sparsevlm-16",
         "visionzip-16 official",
+        "dense lean",
         "dense fast",
         "visionzip-16 fast",
     ]
+    alike = {row["case"]: row["same_path"]["compared_with"] for row in latency["cases"]}
+    assert alike["visionzip-16 official"] == "dense" and alike["visionzip-16 fast"] == "dense fast"
+    assert alike["fastv-16"] == alike["sparsevlm-16"] == "dense lean"
+    loops = {(row["case"], row["batch"]): row for row in records["throughput"]["cases"]}
+    assert loops["visionzip-16 fast", 2]["same_path"]["compared_with"] == "dense fast"
+    assert loops["fastv-16", 1]["same_path"] is None, "no dense on its loop among these"
 
 
 def test_counts_follow_the_tokens(records):
@@ -94,17 +126,30 @@ def test_the_encoder_is_compared_five_ways(records):
 
 def test_other_parts_hold_what_they_are_for(records):
     memory = {row["case"]: row for row in records["memory"]["cases"]}
-    assert memory["visionzip-16"]["cache_bytes"] < memory["dense"]["cache_bytes"]
+    per_token = 2 * 64 * 4 * 18  # key and value, float32, layers
+    written = 60 + records["memory"]["settings"]["new_tokens"] - 1  # the last token is never read
+    assert memory["dense"]["cache_bytes"] == per_token * (336 + written)
+    assert memory["visionzip-16"]["cache_bytes"] == per_token * (80 + written)
+    assert memory["fastv-16"]["cache_bytes"] < memory["dense"]["cache_bytes"]
+    assert memory["visionzip-16 official"]["cache_at_peak_bytes"] == 0, "its peak is in the encoder"
+    static = memory["visionzip-16 fast"]
+    assert static["cache_bytes"] == static["cache_at_peak_bytes"] >= per_token * (80 + written)
+    assert static["cache_bytes"] % (per_token * 64) == 0, "whole buckets"
+    for row in memory.values():
+        parts = ("weights", "other", "cache_at_peak", "activations")
+        assert row["peak_bytes"] == sum(row[f"{part}_bytes"] for part in parts)
+        assert 0 <= row["steady_bytes"] - row["weights_bytes"] - row["cache_bytes"] < per_token, row["case"]
     assert {row["case"] for row in records["throughput"]["cases"] if row["batch"] == 2} == {
         "dense",
         "visionzip-16",
         "fastv-16",
+        "dense fast",
         "visionzip-16 fast",
     }
     assert [row["case"] for row in records["train"]["cases"]] == ["dense", "visionzip-16"]
     train = {row["case"]: row["peak_bytes"] for row in records["train"]["cases"]}
     assert train["visionzip-16"] < train["dense"]
-    assert {curve["over"] for curve in records["scaling"]["curves"]} == {"tiles", "tokens", "batch"}
+    assert {curve["over"] for curve in records["scaling"]["curves"]} == {"tiles", "patches", "tokens", "batch"}
     assert {row["patches"] for row in records["kernels"]["cases"]} == {64, 144}
 
 
@@ -117,15 +162,41 @@ def small(**parts):
 MEMORY = {"cases": ["dense"], "new_tokens": 2}
 
 
-def test_what_has_its_record_is_not_measured_again(tmp_path):
+@pytest.fixture
+def as_stamped(monkeypatch):
+    """A function that says what the stamp of now is to be."""
+
+    def say(**changed):
+        now = {"commit": "a" * 40, "dirty": False, "versions": {"torch": "2"}, "device": "cpu (here)", **changed}
+        monkeypatch.setattr(suite, "stamp", lambda **_: now)
+
+    return say
+
+
+def test_what_has_its_record_is_not_measured_again(tmp_path, as_stamped):
     said: list[str] = []
+    as_stamped()
     assert list(run(small(memory=MEMORY), tmp_path, "cpu", quiet)) == []
     file = tmp_path / "small.memory.json"
     before = file.stat().st_mtime_ns
     assert list(run(small(memory=MEMORY), tmp_path, "cpu", said.append)) == []
     assert file.stat().st_mtime_ns == before and said == ["small: nothing left to measure"]
-    assert list(run(small(memory={**MEMORY, "new_tokens": 3}), tmp_path, "cpu", quiet)) == []
-    assert file.stat().st_mtime_ns != before, "other settings are another measurement"
+    assert list(run(small(memory=MEMORY), tmp_path, "cpu", quiet, again=True)) == []
+    assert file.stat().st_mtime_ns != before, "a command for one part measures"
+    assert list(suite.open_parts(small(memory={**MEMORY, "new_tokens": 3})[0], tmp_path, None, "cpu")) == ["memory"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"commit": "b" * 40}, {"device": "NVIDIA H200"}, {"versions": {"torch": "3"}}, {"dirty": True}]
+)
+def test_a_record_of_other_code_or_another_device_is_no_record(tmp_path, as_stamped, changed):
+    """The folder may hold those that were published with the code."""
+    as_stamped()
+    assert list(run(plans := small(memory=MEMORY), tmp_path, "cpu", quiet)) == []
+    assert suite.open_parts(plans[0], tmp_path, None, "cpu") == {}
+    as_stamped(**changed)
+    assert list(suite.open_parts(plans[0], tmp_path, None, "cpu")) == ["memory"]
+    assert suite.open_parts(plans[0], tmp_path, "latency", "cpu") == {}
 
 
 def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path):
@@ -218,6 +289,23 @@ def test_what_is_named_twice_is_measured_once_and_nothing_is_left_out_silently()
         case_list("visionzip", "64,x", "plain")
 
 
+def test_all_parts_of_one_model_need_no_suite():
+    parts = all_parts("visionzip,fastv", "32,64", "plain,fast")
+    assert list(parts) == list(PARTS)
+    for part, options in parts.items():
+        inspect.signature(PARTS[part]).bind(None, **options)
+    assert parts["latency"]["cases"] == case_list("visionzip,fastv", "32,64", "plain,fast")
+    assert parts["train"]["cases"] == ["dense:plain", "visionzip:32:plain", "visionzip:64:plain"]
+    assert parts["encoder"] == {"budget": 32}
+
+
+def test_all_from_the_command_line(tmp_path):
+    words = ["all", "--model", "playground/miniature/llava-mini-v1.5", "--budget", "16", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*words, "--device", "cpu", "--only", "kernels"])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["llava-mini-v1.5.kernels.json"]
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -225,11 +313,19 @@ def test_what_is_named_twice_is_measured_once_and_nothing_is_left_out_silently()
         (["latency", "--dtype", "fp16"], "--dtype fp16: expected"),
         (["encoder", "--tiles", "1,x"], "--tiles 1,x: expected"),
         (["throughput", "--batch-sizes", "0"], "--batch-sizes 0: expected"),
+        (["all", "--only", "speed"], "--only speed: expected one of latency"),
+        (["all", "--config", "configs/bench/tiny.yaml"], "names its models itself"),
+        (["memory", "--model", "x"], "expected either --model"),
     ],
 )
 def test_wrong_values_name_their_flag(words, told):
     done = CliRunner().invoke(app, [*words, "--shape", "liuhaotian/llava-v1.5-7b", "--device", "cpu"])
     assert done.exit_code == 1 and told in done.output
+
+
+def test_layers_are_those_of_a_shape():
+    done = CliRunner().invoke(app, ["memory", "--model", "playground/miniature/llava-mini-v1.5", "--layers", "2"])
+    assert done.exit_code == 1 and "--layers: a checkpoint has the layers it has" in done.output
 
 
 def test_a_command_measures_the_miniature_and_prints_a_table(tmp_path):
