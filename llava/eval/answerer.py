@@ -5,6 +5,7 @@ images, of any sizes; what a row is answered does not depend on the others.
 B rows, l text tokens of a row, L tokens of the expanded row, S tile side.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are made. Greedy by default; sampled answers (temperature > 0) depend on batch size and random
-    state.
+    """How answers are made. Greedy by default. seed: of sampled answers (temperature > 0), see `drawing`.
 
     Raises:
         ValueError: an unknown conversation mode or a number out of range.
@@ -39,6 +39,7 @@ class Decoding:
     top_p: float | None = None
     num_beams: int = 1
     max_new_tokens: int = 128
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.conv_mode not in conv_templates:
@@ -59,15 +60,33 @@ class Decoding:
             **sampling,
         }
 
+    def settings(self) -> dict[str, Any]:
+        """What of it changes answers, by name: the seed only where answers are drawn."""
+        told = asdict(self)
+        return told if self.temperature > 0 else {name: value for name, value in told.items() if name != "seed"}
+
+    def check_batch_size(self, size: int) -> None:
+        """Sampled answers are drawn one at a time.
+
+        Raises:
+            ValueError: more than one row in a batch of sampled answers.
+        """
+        if self.temperature > 0 and size > 1:
+            raise ValueError(
+                f"sampling (--temperature {self.temperature}) needs --batch-size 1, got {size}: the rows of a batch "
+                "draw from one random stream, so an answer would depend on its neighbours"
+            )
+
 
 @dataclass(frozen=True)
 class Prompt:
     """One rendered row: text with its `<image>`s, pixels of each image ([3, S, S] or [tiles, 3, S, S]), sizes (W,
-    H)."""
+    H), and the key of its question, by which a sampled answer is drawn."""
 
     text: str
     pixels: tuple[Tensor, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
+    key: str = ""
 
     def pin_memory(self) -> "Prompt":
         """With pixels in pinned memory, from which a GPU copies while Python goes on; torch's DataLoader calls it."""
@@ -115,6 +134,8 @@ def answer_batch(
 ) -> list[Reply]:
     """Answer rendered prompts.
 
+    Sampled rows draw from torch's global random state: within `drawing` it is the question's own.
+
     Args:
         fast: answers in place of `model.generate`, with the same tokens.
 
@@ -146,6 +167,27 @@ def answer_batch(
     expanded = lengths[:: decoding.num_beams]
     words = [int(row.ne(IMAGE_TOKEN_INDEX).sum()) for row in rows]
     return [Reply(text.strip(), length - count) for text, length, count in zip(texts, expanded, words, strict=True)]
+
+
+@contextmanager
+def drawing(decoding: Decoding, key: str, device: torch.device) -> Iterator[None]:
+    """Sampled answers within it come from a random stream that seed and question alone name, so they depend on no other
+    question, shard or interruption. The random state of the process comes back after it.
+
+    Args:
+        key: of the question.
+    """
+    if decoding.temperature == 0:
+        yield
+        return
+    digest = hashlib.sha256(f"{decoding.seed}\n{key}".encode()).digest()
+    seed = int.from_bytes(digest[:8], "big") >> 1
+    devices = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:  # `torch.manual_seed` would also seed GPUs that answer nothing here and are not put back
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 def pad_left(rows: Sequence[Tensor], value: int) -> tuple[Tensor, Tensor]:
@@ -213,7 +255,7 @@ class LlavaAnswerer:
         """Decoding, compressor and source: what changes answers."""
         compressor = self.model.get_vision_tower().compressor
         return {
-            **asdict(self.decoding),
+            **self.decoding.settings(),
             "compressor": None if compressor is None else compressor.to_config(),
             "order": getattr(self.model.config, "mm_compressed_order", None),
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -237,8 +279,15 @@ class LlavaAnswerer:
             text=render(self.decoding.conv_mode, [turn]),
             pixels=prepare_pixels(pictures, self.image_processor, self.model.config),
             sizes=tuple(picture.size for picture in pictures),
+            key=question.key,
         )
 
     def reply(self, batch: Sequence[Prompt]) -> list[Reply]:
-        """Answer a batch."""
-        return answer_batch(self.model, self.tokenizer, batch, self.decoding, self.fast)
+        """Answer a batch.
+
+        Raises:
+            ValueError: several rows, and answers are sampled.
+        """
+        self.decoding.check_batch_size(len(batch))
+        with drawing(self.decoding, batch[0].key, self.model.device):
+            return answer_batch(self.model, self.tokenizer, batch, self.decoding, self.fast)

@@ -4,7 +4,8 @@
         --image-file view.jpg --query "What is unusual about this picture?" --dominant 54 --contextual 10
 
 From Python: `eval_model(SimpleNamespace(model_path=..., query=..., image_file=...))`, fields as in LLaVA. Differences:
-several pictures get one `<image>` each (LLaVA wrote one for all), and the answer is returned as well as printed.
+several pictures get one `<image>` each (LLaVA wrote one for all), the answer is returned as well as printed, and a
+sampled one is drawn by `seed` (LLaVA: another each time).
 """
 
 import logging
@@ -17,7 +18,7 @@ from PIL import Image
 
 from llava.constants import IMAGE_PLACEHOLDER
 from llava.conversation import conversation_mode
-from llava.eval.answerer import Decoding, Prompt, answer_batch, prepare_pixels, render, user_turn
+from llava.eval.answerer import Decoding, Prompt, answer_batch, drawing, prepare_pixels, render, user_turn
 from llava.eval.loading import load_model
 from llava.eval.methods import METHODS, apply_method, requested_budget
 from llava.mm_utils import get_model_name_from_path, image_mark, load_image
@@ -34,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "top_p": None,
     "num_beams": 1,
     "max_new_tokens": 512,
+    "seed": 0,
     "device": None,
     "dominant": None,
     "contextual": None,
@@ -50,7 +52,8 @@ def eval_model(args: Any) -> str:
     Args:
         args: any object with model_path and query, and where wanted model_base, model_name, conv_mode (default: from
             the model's name), image_file (paths or http addresses joined by `sep`), sep, temperature, top_p,
-            num_beams, max_new_tokens, device, and dominant / contextual / method for token compression.
+            num_beams, max_new_tokens, seed (of a sampled answer), device, and dominant / contextual / method for token
+            compression.
 
     Raises:
         ValueError: no model_path or query, a missing or corrupt picture, an unknown conv_mode, pictures and
@@ -59,14 +62,14 @@ def eval_model(args: Any) -> str:
     asked = _with_defaults(args)
     pictures = [load_image(name) for name in image_names(asked.image_file, asked.sep)]
     name = asked.model_name or get_model_name_from_path(asked.model_path)
-    decoding = Decoding(
-        choose_mode(name, asked.conv_mode), asked.temperature, asked.top_p, asked.num_beams, asked.max_new_tokens
-    )
+    how = (asked.temperature, asked.top_p, asked.num_beams, asked.max_new_tokens, asked.seed)
+    decoding = Decoding(choose_mode(name, asked.conv_mode), *how)
     method, budget = requested_budget(asked.method, asked.dominant, asked.contextual)
     loaded = load_model(asked.model_path, asked.model_base, asked.device)
     apply_method(loaded.model, method, budget)
     prompt = build_prompt(asked.query, pictures, decoding.conv_mode, loaded.image_processor, loaded.model.config)
-    answer = answer_batch(loaded.model, loaded.tokenizer, [prompt], decoding)[0].text
+    with drawing(decoding, asked.query, loaded.model.device):
+        answer = answer_batch(loaded.model, loaded.tokenizer, [prompt], decoding)[0].text
     typer.echo(answer)
     return answer
 
@@ -125,6 +128,7 @@ def main(
     top_p: Annotated[float | None, typer.Option("--top_p", "--top-p")] = None,
     num_beams: Annotated[int, typer.Option("--num_beams", "--num-beams")] = 1,
     max_new_tokens: Annotated[int, typer.Option("--max_new_tokens", "--max-new-tokens")] = 512,
+    seed: Annotated[int, typer.Option("--seed", help="Of a sampled answer.")] = 0,
     device: Annotated[str | None, typer.Option("--device", help="Default: a GPU if there is one.")] = None,
     dominant: Annotated[int | None, typer.Option("--dominant", help="Kept tokens a tile, CLS included.")] = None,
     contextual: Annotated[int | None, typer.Option("--contextual", help="Merged tokens a tile.")] = None,

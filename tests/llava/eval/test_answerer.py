@@ -111,6 +111,53 @@ def test_a_torn_file_and_shards_give_the_answers_of_one_run(answerer, questions,
     assert [answer for part in parts for answer in part] == whole
 
 
+def sampler(answerer, seed=0):
+    drawn = replace(answerer.decoding, temperature=1.0, top_p=0.9, seed=seed)
+    return replace(answerer, decoding=drawn)
+
+
+def test_sampled_answers_are_those_of_seed_and_question(answerer, questions, tmp_path):
+    """In any order, in shards, after a stop, and whatever was drawn in the process before."""
+    torch.manual_seed(5)
+    whole = run(sampler(answerer), questions, tmp_path / "whole.jsonl").answers
+    said = {answer.question_id: answer.text for answer in whole}
+    torch.manual_seed(6)
+    lines = (questions / "q.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "q.jsonl").write_text("".join(lines[::-1]))
+    asked = read_question_set(tmp_path / "q.jsonl", questions)
+    for index in range(2):
+        part = generate(sampler(answerer), asked, tmp_path / f"{index}.jsonl", shard=Shard(index, 2)).answers
+        assert part and {answer.question_id: answer.text for answer in part}.items() <= said.items()
+    run(sampler(answerer), questions, tmp_path / "stopped.jsonl", limit=4)
+    assert run(sampler(answerer), questions, tmp_path / "stopped.jsonl").answers == whole
+    other = run(sampler(answerer, seed=1), questions, tmp_path / "other.jsonl").answers
+    assert sum(one.text != two.text for one, two in zip(whole, other, strict=True)) > 5
+
+
+def test_equal_questions_draw_for_themselves_and_leave_the_random_state(answerer):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    batches = [[sampler(answerer).load(Question(name, "How many?"), None)] for name in "abcd"]
+    assert len({sampler(answerer).reply(batch)[0].text for batch in batches}) > 1
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_seed_is_among_the_settings_of_sampled_answers_alone(answerer, questions, tmp_path):
+    assert "seed" not in answerer.settings and sampler(answerer, seed=4).settings["seed"] == 4
+    assert sampler(answerer).settings.keys() - {"seed"} == answerer.settings.keys()
+    run(sampler(answerer), questions, tmp_path / "a.jsonl", limit=2)
+    with pytest.raises(ValueError, match=r"begun with other settings \(seed: 0 then, 1 now\)"):
+        run(sampler(answerer, seed=1), questions, tmp_path / "a.jsonl")
+    run(answerer, questions, tmp_path / "b.jsonl", limit=2)
+    seeded = replace(answerer, decoding=replace(answerer.decoding, seed=9))
+    assert run(seeded, questions, tmp_path / "b.jsonl", limit=2).asked == 0, "greedy answers have no seed"
+
+
+def test_sampling_in_batches_is_refused(answerer, questions, tmp_path):
+    with pytest.raises(ValueError, match=r"--temperature 1\.0\) needs --batch-size 1, got 4"):
+        run(sampler(answerer), questions, tmp_path / "a.jsonl", batch_size=4)
+
+
 def test_padding_side_of_the_config_changes_no_answer(answerer, questions, tmp_path):
     run(answerer, questions, tmp_path / "a.jsonl", batch_size=4)
     answerer.model.config.tokenizer_padding_side = "left"

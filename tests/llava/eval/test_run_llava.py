@@ -120,6 +120,14 @@ def test_compression_by_flag(checkpoint: Path, pictures: list[str]) -> None:
         ask(checkpoint, pictures[0], dominant=500, contextual=2)
 
 
+def test_a_sampled_answer_is_drawn_by_its_seed(checkpoint: Path, pictures: list[str]) -> None:
+    before = torch.get_rng_state()
+    first, again, *others = (ask(checkpoint, pictures[0], temperature=1.0, seed=seed) for seed in (0, 0, 1, 2))
+    assert first == again and {first} != {first, *others}
+    assert ask(checkpoint, pictures[0], temperature=1.0) == first, "0 where nothing is said"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_what_is_missing_is_named_before_the_model_is_loaded(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.jpg does not exist"):
         ask(tmp_path / "no-model", f"{tmp_path}/gone.jpg")
@@ -134,9 +142,9 @@ def test_what_is_missing_is_named_before_the_model_is_loaded(checkpoint: Path, t
 
 def test_the_command_line(checkpoint: Path, pictures: list[str]) -> None:
     arguments = ["--model-path", str(checkpoint), "--image-file", pictures[0], "--query", QUERY, "--device", "cpu"]
-    result = CliRunner().invoke(app, [*arguments, "--temperature", "0", "--max_new_tokens", "6"])
+    result = CliRunner().invoke(app, [*arguments, "--temperature", "1", "--seed", "2", "--max_new_tokens", "6"])
     assert result.exit_code == 0, result.output
-    assert result.stdout.strip() == ask(checkpoint, pictures[0])
+    assert result.stdout.strip() == ask(checkpoint, pictures[0], temperature=1.0, seed=2)
     help_text = CliRunner().invoke(app, ["--help"]).output
     assert "Example:" in help_text and "--image-file" in help_text
 
