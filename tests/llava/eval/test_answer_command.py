@@ -29,7 +29,7 @@ MORE = {
     "model_vqa_science": ["--answer-prompter", "--single-pred-prompt"],
     "model_vqa_mmbench": ["--top_p", "--num_beams", "--all-rounds", "--single-pred-prompt", "--lang"],
 }
-OURS = "dominant contextual method order batch-size num-workers device fast".split()
+OURS = "dominant contextual method order batch-size num-workers device fast seed".split()
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,18 @@ def test_open_questions(world, tmp_path):
     result = run(world, "model_vqa", tmp_path / "a.jsonl", **flags, dominant=5, contextual=2)
     assert result.exit_code == 0, result.output
     assert "5 answers (5 new)" in result.output and "7.0 visual tokens an image" in result.output
+
+
+def test_sampling_goes_by_the_seed_and_one_question_at_a_time(world, tmp_path):
+    flags = {"question-file": world / TASKS["pope"].questions, "image-folder": world / "pope/val2014", "temperature": 1}
+    for name, more in (("a", {}), ("b", {"seed": 0}), ("c", {"seed": 1})):
+        assert run(world, "model_vqa", tmp_path / f"{name}.jsonl", **flags, **more).exit_code == 0
+    first, same, other = (rows(tmp_path / f"{name}.jsonl") for name in "abc")
+    assert first == same != other
+    assert refusal(run(world, "model_vqa", tmp_path / "a.jsonl", **flags, seed=1)) == "seed: 0 then, 1 now"
+    flags |= {"batch-size": 2, "model-path": "nowhere"}
+    said = run(world, "model_vqa", tmp_path / "d.jsonl", **flags)
+    assert said.exit_code == 2 and "needs --batch-size 1, got 2" in " ".join(said.output.replace("│", " ").split())
 
 
 def test_other_weights_or_pictures_under_the_same_names_do_not_go_on_in_the_file(world, tmp_path):
