@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 COMPLETE, FAILED = "complete", "failed"
 ANSWERED = "answered"  # the answers are there, and a server has to score them
+NO_ITEMS = {"items": "not told by the samples"}  # among a record's figures where there is a score and no item's
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Record:
     def server(self) -> str | None:
         """Who scores or scored it, where that is no program of ours."""
         return self.figures.get("server")
+
+    @property
+    def has_items(self) -> bool:
+        """Its items belong beside it: not those of a server's score, nor of one whose samples do not tell them."""
+        return self.server is None and "items" not in self.figures
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,8 @@ def read_record(path: Path) -> Record:
 
 
 def is_done(out: Path, base: Record) -> bool:
-    """A complete record of the same inputs is there, with its items; or all answers, for a server. A record that
-    cannot be read is not done."""
+    """A complete record of the same inputs is there, with its items if it has any; or all answers, for a server. A
+    record that cannot be read is not done."""
     path = record_file(out, base.cell, base.task)
     if not path.exists():
         return False
@@ -116,7 +122,7 @@ def is_done(out: Path, base: Record) -> bool:
         return False
     if record.inputs != base.inputs or record.status not in (COMPLETE, ANSWERED):
         return False
-    return record.server is not None or items_file(out, base.cell, base.task).exists()
+    return not record.has_items or items_file(out, base.cell, base.task).exists()
 
 
 def is_complete(out: Path, base: Record) -> bool:
@@ -177,6 +183,11 @@ def write_items(out: Path, cell: str, task: str, items: Items) -> None:
         f" {json.dumps(name)}: {json.dumps(column, ensure_ascii=False)}" for name, column in columns.items()
     )
     write_text(items_file(out, cell, task), f"{{\n{lines}\n}}\n")
+
+
+def drop_items(out: Path, cell: str, task: str) -> None:
+    """Take away what a former run left, where a record has no items."""
+    items_file(out, cell, task).unlink(missing_ok=True)
 
 
 def read_items(out: Path, cell: str, task: str) -> Items | None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llava.eval.cells import FAILED, Record, is_done, write_items, write_record
+from llava.eval.cells import FAILED, Record, drop_items, is_done, write_items, write_record
 from llava.eval.grid import SKIPPED, Echo
 from llava.eval.grid_command import (
     BatchSize,
@@ -102,7 +102,9 @@ def _keep(out: Path, task: str, results: Path, base: Record) -> Record:
     if len(found) != 1:
         raise ValueError(f"{results}: expected one result of {task}, found {len(found)}")
     one = as_measured(found[0])
-    if one.items is not None:
+    if one.items is None:
+        drop_items(out, base.cell, base.task)
+    else:
         write_items(out, base.cell, base.task, one.items)
     write_questions(out, found[0])
     return replace(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava.eval.cells import COMPLETE, Items, Record
+from llava.eval.cells import COMPLETE, NO_ITEMS, Items, Record
 from llava.eval.compare import Measured
 from llava.eval.lmms_config import LmmsConfig
 from llava.eval.lmms_results import LmmsResult, read_lmms_results
@@ -44,6 +44,7 @@ def as_measured(result: LmmsResult) -> Measured:
     model = {"path": result.model_args["pretrained"], "base": result.model_args.get("model_base")}
     files = {"dataset": result.dataset, "version": result.version}
     inputs = {"files": files, "settings": {"limit": result.limit, **settings_of(result.model_args)}}
+    items = _items(result)
     record = Record(
         cell=cell,
         task=task_name(result.task),
@@ -54,7 +55,7 @@ def as_measured(result: LmmsResult) -> Measured:
         order=result.model_args.get("order"),
         headline=result.score,
         n=result.n,
-        figures={"metric": result.metric, "lmms_eval": dict(result.metrics)},
+        figures={"metric": result.metric, "lmms_eval": dict(result.metrics), **({} if items else NO_ITEMS)},
         tokens_per_image=result.tokens_per_image,
         images=0 if result.tokens_per_image is None else result.n,
         inputs=inputs,
@@ -65,7 +66,7 @@ def as_measured(result: LmmsResult) -> Measured:
             "model_args": dict(result.model_args),
         },
     )
-    return Measured(record, _items(result))
+    return Measured(record, items)
 
 
 def _items(result: LmmsResult) -> Items | None:

@@ -9,7 +9,9 @@ from llava.eval import lmms_grid
 from llava.eval.cells import items_file, read_record, read_records
 from llava.eval.grid_config import read_config
 from llava.eval.lmms_records import read_questions
+from llava.eval.lmms_results import read_lmms_results
 from tests.llava.eval.test_lmms_records import result
+from tests.llava.eval.test_lmms_results import mmbench, write
 
 GRID = """
 name: toy
@@ -98,6 +100,35 @@ def test_what_is_done_is_not_run_again_and_changes_are(world):
     assert world.run()["dense/mmmu"] == "complete" and world.asked == [("dense", ["mmmu_val"], 1, None)]
     (world.folder / "base" / "config.json").write_text('{"x": 1}')
     assert set(world.run().values()) == {"complete"}
+
+
+def test_a_task_whose_samples_tell_no_items_is_done_all_the_same(world, monkeypatch):
+    """MMBench with an answer that is more than a letter: lmms-eval gives the figure and no item's score."""
+
+    def lmms_eval(asked, options, folder, limit):
+        world.asked.append(options["method"])
+        model = {"model": "llava_visionzip", "model_args": {k: v for k, v in options.items() if v}, "limit": limit}
+        samples = [mmbench(7, said, "A"), mmbench(8, "A", "B")]
+        return write(folder, "pope", samples, {"gpt_eval_score": 50.0}, config=model) / "20260101_000000_results.json"
+
+    said = "A"
+    monkeypatch.setattr(world, "lmms_eval", lmms_eval)
+    monkeypatch.setattr(lmms_grid, "read_lmms_results", read_lmms_results)
+    out, names = world.folder / "out", ["dense/lmms:pope", "visionzip-64/lmms:pope"]
+    assert world.run(["pope"]) == dict.fromkeys(names, "complete")
+    assert items_file(out, "dense", "lmms:pope").exists()
+    said = "The answer is the dog, I think."
+    (world.folder / "base" / "config.json").write_text('{"x": 1}')
+    assert world.run(["pope"]) == dict.fromkeys(names, "complete")
+    assert read_record(out / "cells" / "dense" / "lmms:pope.json").headline == 50.0
+    assert not items_file(out, "dense", "lmms:pope").exists(), "those of the former run are not this one's"
+    world.asked.clear()
+    assert world.run(["pope"]) == dict.fromkeys(names, "skipped") and world.asked == []
+    said = "A"
+    (world.folder / "base" / "config.json").write_text("{}")
+    world.run(["pope"])
+    items_file(out, "dense", "lmms:pope").unlink()
+    assert [world.run(["pope"])[name] for name in names] == ["complete", "skipped"], "lost items are had again"
 
 
 def test_a_failed_run_is_recorded_and_the_rest_goes_on(world):
