@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from llava.bench.names import BITS, INSIDE, METHODS, PARTS, PATHS
+from llava.bench.names import ATTENTION, BITS, INSIDE, METHODS, PARTS, PATHS
 from llava.options import sharing
 
 if TYPE_CHECKING:  # what measures is imported by the function that needs it: help must not wait for torch
@@ -55,6 +55,7 @@ class Options:
         str | None, typer.Option(help="bfloat16, float16, float32. Default: bfloat16 on a GPU, else float32.")
     ] = None
     bits: Annotated[int, typer.Option(help="8 or 4: the language model quantised with bitsandbytes.")] = 16
+    attention: Annotated[str, typer.Option(help=f"Of the language model: {', '.join(ATTENTION)}.")] = "sdpa"
     device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: a GPU if there is one.")] = None
     out: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results/bench")
 
@@ -111,6 +112,8 @@ def _measure(
 
     if options.bits not in BITS:
         raise ValueError(f"--bits {options.bits}: expected 16, 8 or 4")
+    if options.attention not in ATTENTION:
+        raise ValueError(f"--attention {options.attention}: expected one of {', '.join(ATTENTION)}")
     if options.dtype not in (None, *DTYPES):
         raise ValueError(f"--dtype {options.dtype}: expected one of {', '.join(DTYPES)}")
     if (options.model is None) == (options.shape is None):
@@ -123,6 +126,7 @@ def _measure(
         "shape": options.shape,
         "dtype": options.dtype or ("bfloat16" if place.startswith("cuda") else "float32"),
         "bits": options.bits,
+        "attention": options.attention,
         "sizes": None if options.layers is None else {"num_hidden_layers": options.layers},
     }
     given = {key: value for key, value in entry.items() if value is not None}

@@ -130,7 +130,8 @@ def plots_of(folder: Folder, accuracy: Path, say: Say) -> dict[str, Callable[[Pa
         drawn[f"{folder.role}-{name}-scaling.png"] = partial(_draw, "draw_scaling", record)
     if not folder.records:
         return drawn
-    trained = [record for record in folder.of("latency").values() if record["subject"]["name"] == MINIATURE]
+    subjects = [(record["subject"], record) for record in folder.of("latency").values()]
+    trained = [record for subject, record in subjects if (subject["name"], subject["bits"]) == (MINIATURE, 16)]
     if not trained or not accuracy.is_file():
         what = f"latency record of {MINIATURE}" if not trained else f"{accuracy}"
         say(f"{folder.role}: no picture of speed against accuracy, there is no {what}")

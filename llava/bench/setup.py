@@ -78,6 +78,7 @@ def from_shape(
     sizes: Mapping[str, Any] | None = None,
     tower: Mapping[str, int] | None = None,
     bits: int = 16,
+    attention: str = "sdpa",
     seed: int = 0,
 ) -> Subject:
     """A model of a public shape with random weights, made on `device`. Nothing is downloaded.
@@ -87,8 +88,9 @@ def from_shape(
         sizes: config keys laid over the shape's, e.g. {"num_hidden_layers": 4}; the name then says so.
         tower: the same for CLIP-L/14 at 336, e.g. {"num_hidden_layers": 4}.
         bits: 8 or 4 quantises the language model with bitsandbytes as the builder does.
+        attention: of the language model, as transformers calls it. The tower's is sdpa.
 
-    Raises: ValueError for a shape that is not known.
+    Raises: ValueError for a shape that is not known; what transformers raises where it cannot have that attention.
     """
     config = {**BASE, **known_config(name), **dict(sizes or {})}
     if "anyres" in str(config.get("image_aspect_ratio", "")):
@@ -104,7 +106,7 @@ def from_shape(
             unfreeze_mm_vision_tower=True,  # the tower is built from its config, there are no files to read
         )
         with torch.device(device):
-            model: Any = model_class._from_config(built, dtype=dtype)
+            model: Any = model_class._from_config(built, dtype=dtype, attn_implementation=attention)
         if bits != 16:
             state = model.state_dict()
             model = model_class.from_pretrained(
@@ -112,6 +114,7 @@ def from_shape(
                 config=built,
                 state_dict=state,
                 dtype=dtype,
+                attn_implementation=attention,
                 device_map={"": torch.device(device)},
                 quantization_config=quantization(bits == 8, bits == 4, dtype),
             )
@@ -120,10 +123,11 @@ def from_shape(
     return Subject(named, _endless(model), model.get_vision_tower().image_processor, "random", bits)
 
 
-def from_checkpoint(path: str, device: str, dtype: torch.dtype, bits: int = 16) -> Subject:
+def from_checkpoint(path: str, device: str, dtype: torch.dtype, bits: int = 16, attention: str = "sdpa") -> Subject:
     """A checkpoint as the builder loads it; its compressor, if it has one, is taken off. Raises: as the builder."""
     name = get_model_name_from_path(path)
     options: dict[str, Any] = {"load_8bit": bits == 8, "load_4bit": bits == 4, "device": device}
+    options["attn_implementation"] = attention
     _, model, processor, _ = load_pretrained_model(path, None, name, **options, dtype=dtype)
     return Subject(name, _endless(model), processor, "checkpoint", bits)
 

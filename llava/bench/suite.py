@@ -31,7 +31,7 @@ from visionzip import VisionZip, budget_for
 
 Report = Callable[[str], None]
 MADE_BY = ("commit", "dirty", "versions", "device")  # of a stamp: what must be the same for a record to stand
-SUBJECT_KEYS = ("model", "shape", "sizes", "tower", "dtype", "bits", "name")
+SUBJECT_KEYS = ("model", "shape", "sizes", "tower", "dtype", "bits", "attention", "name")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Plan:
         keys = dict(self.load)
         dtype = as_dtype(keys.pop("dtype", "float32")) or torch.float32
         if "model" in keys:
-            return from_checkpoint(keys["model"], device, dtype, keys.get("bits", 16))
+            return from_checkpoint(keys.pop("model"), device, dtype, **keys)
         return from_shape(keys.pop("shape"), device, dtype, **keys)
 
 
@@ -178,7 +178,8 @@ def plans_of(config: Mapping[str, Any], where: str) -> list[Plan]:
         _check_load(entry, place)
         source = entry.get("model") or entry["shape"]
         bits = f"-{entry['bits']}bit" if entry.get("bits", 16) != 16 else ""
-        name = entry.get("name") or f"{Path(source).name}{bits}"
+        attention = f"-{entry['attention']}" if entry.get("attention", "sdpa") != "sdpa" else ""
+        name = entry.get("name") or f"{Path(source).name}{bits}{attention}"
         load = {key: entry[key] for key in SUBJECT_KEYS if key in entry and key != "name"}
         plans.append(Plan(name, load, {part: entry[part] or {} for part in PARTS if part in entry}))
     if not plans:
@@ -193,6 +194,10 @@ def _check_load(entry: Mapping[str, Any], place: str) -> None:
     """Raises: ValueError naming the entry and the key that no model can be loaded with."""
     if entry.get("bits", 16) not in names.BITS:
         raise ValueError(f"{place}: bits {entry['bits']!r}: expected 16, 8 or 4")
+    if entry.get("attention", "sdpa") not in names.ATTENTION:
+        raise ValueError(f"{place}: attention {entry['attention']!r}: expected one of {', '.join(names.ATTENTION)}")
+    if "model" in entry and (laid := {"sizes", "tower"} & entry.keys()):
+        raise ValueError(f"{place}: {', '.join(sorted(laid))} belong to a shape; a checkpoint has its own sizes")
     try:
         as_dtype(entry.get("dtype"))
     except ValueError as error:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -33,6 +34,21 @@ def measured(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return out, done
+
+
+def test_the_cpu_script_hands_on_suite_folder_and_words(tmp_path):
+    (tmp_path / "scripts" / "bench").mkdir(parents=True)
+    library = (ROOT / "scripts" / "lib.sh").read_text("utf-8") + "\nsetup_environment() { :; }\n"
+    (tmp_path / "scripts" / "lib.sh").write_text(library, encoding="utf-8")
+    script = Path(shutil.copy(ROOT / "scripts" / "bench" / "cpu.sh", tmp_path / "scripts" / "bench"))
+    settings = {"CONFIG": str(SUITE), "OUT": str(tmp_path / "out"), "PYTHONPATH": str(ROOT)}
+    settings["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        ["bash", script, "--only", "kernels"], env={**os.environ, **settings}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tiny-next.kernels.json"]
+    assert "tiny-4bit: nothing left to measure" in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +244,8 @@ def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path, monkeypatch):
         ({"subjects": [{"shape": "a", "speed": {}}]}, r"subjects\[0\] has unknown keys \['speed'\]"),
         ({"subjects": [{"shape": "a"}, {"shape": "a"}]}, "two subjects share a name"),
         ({"subjects": [{"shape": "a", "bits": 5}]}, r"subjects\[0\]: bits 5: expected 16, 8 or 4"),
+        ({"subjects": [{"shape": "a", "attention": "flash"}]}, r"subjects\[0\]: attention 'flash': expected one of"),
+        ({"subjects": [{"model": "a", "sizes": {}}]}, r"subjects\[0\]: sizes belong to a shape"),
         ({"subjects": [{"shape": "a", "dtype": "fp16"}]}, r"subjects\[0\]: dtype 'fp16' is unknown"),
     ],
 )
@@ -236,9 +254,16 @@ def test_a_suite_that_does_not_fit_is_refused(config, message):
         plans_of(config, "suite.yaml")
 
 
+def test_other_attention_is_the_language_models(tmp_path):
+    assert list(run(small(attention="eager", memory=MEMORY), tmp_path, "cpu", quiet)) == []
+    record = json.loads((tmp_path / "small.memory.json").read_text("utf-8"))
+    assert record["subject"]["attention"] == "eager"
+    assert record["cases"][0]["activations_bytes"] > 0
+
+
 def test_quantised_models_have_names_of_their_own():
-    names = [plan.name for plan in plans_of({"subjects": [{"shape": "o/a"}, {"shape": "o/a", "bits": 4}]}, "x")]
-    assert names == ["a", "a-4bit"]
+    entries = [{"shape": "o/a"}, {"shape": "o/a", "bits": 4}, {"shape": "o/a", "attention": "eager"}]
+    assert [plan.name for plan in plans_of({"subjects": entries}, "x")] == ["a", "a-4bit", "a-eager"]
 
 
 @pytest.mark.parametrize("file", sorted(SUITE.parent.glob("*.yaml")), ids=lambda path: path.name)
@@ -310,6 +335,7 @@ def test_all_from_the_command_line(tmp_path):
     ("words", "told"),
     [
         (["latency", "--bits", "5"], "--bits 5: expected 16, 8 or 4"),
+        (["latency", "--attention", "flash"], "--attention flash: expected one of sdpa, flash_attention_2, eager"),
         (["latency", "--dtype", "fp16"], "--dtype fp16: expected"),
         (["encoder", "--tiles", "1,x"], "--tiles 1,x: expected"),
         (["throughput", "--batch-sizes", "0"], "--batch-sizes 0: expected"),
