@@ -88,6 +88,9 @@ SAID = {
     "mini_ocrbench": {0: lambda doc: f"It says {doc['answer'][0]}!", 1: lambda doc: "nonsense"},
 }
 
+JUDGED = "mini_mmbench_en_dev_judged"  # the same set, lmms-eval's task that asks a judge where no option is found
+GOLD[JUDGED], SAID[JUDGED] = GOLD["mini_mmbench_en_dev"], SAID["mini_mmbench_en_dev"]
+
 
 class Stub(lmms):
     """batch_size comes from the command line and changes nothing."""

@@ -24,7 +24,8 @@ from llava.eval.lmms_plugin import LlavaVisionZip
 from llava.eval.lmms_results import read_lmms_results
 from llava.eval.records import Question
 from llava.miniature.lmms_sets import write_sets
-from tests.lmms_stub import rarest
+from tests.lmms_stub import JUDGED, rarest
+from tests.stub_judge import StubJudge, serve
 
 pytestmark = pytest.mark.slow  # lmms-eval alone takes half a minute to start
 
@@ -43,10 +44,17 @@ def home(tmp_path_factory):
     return folder
 
 
-def start(home, *command, cwd=None, path=ROOT):
+def start(home, *command, cwd=None, path=ROOT, **settings):
     """A program without network and with a cache of its own."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(home / "cache")}
+    env = {
+        **os.environ,
+        **settings,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(home / "cache"),
+    }
     env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(path)]), "LLAVA_VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    env |= settings
     program = [str(word) for word in command]
     done = subprocess.run(program, cwd=cwd or home, env=env, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -54,20 +62,32 @@ def start(home, *command, cwd=None, path=ROOT):
 
 
 @pytest.fixture(scope="module")
-def stub(home, tmp_path_factory):
-    """All tasks answered by tests/lmms_stub.py, which lmms-eval finds as it finds ours: by an entry point."""
+def installed(tmp_path_factory):
+    """Where lmms-eval finds tests/lmms_stub.py as it finds our model: by an entry point."""
     place = tmp_path_factory.mktemp("installed")
     info = place / "lmms_stub-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lmms-stub\nVersion: 0\n")
     (info / "entry_points.txt").write_text("[lmms_eval.models]\nlmms_stub = tests.lmms_stub:manifest\n")
-    config, out = read_config(CONFIG), home / "stub"
+    return place
+
+
+def ask_stub(home, installed, file, out, **settings):
+    """Results of a configuration's tasks by name, all answered by tests/lmms_stub.py."""
+    config = read_config(file)
     write_tasks(config, out / "tasks")
     words = arguments(config, {}, out / "tasks", out, None)
     words[words.index("llava_visionzip")] = "lmms_stub"
     words[words.index("--model_args") + 1] = ""
-    start(home, sys.executable, "-m", "lmms_eval", *words, cwd=home / config.data, path=place)
-    return {result.task: result for result in read_lmms_results(out)}, out
+    start(home, sys.executable, "-m", "lmms_eval", *words, cwd=home / config.data, path=installed, **settings)
+    return {result.task: result for result in read_lmms_results(out)}
+
+
+@pytest.fixture(scope="module")
+def stub(home, installed):
+    """All tasks, and the folder they are in."""
+    out = home / "stub"
+    return ask_stub(home, installed, CONFIG, out), out
 
 
 def column(home, data_set, name):
@@ -128,6 +148,21 @@ def test_mmbench(stub):
     result = stub[0]["mini_mmbench_en_dev"]
     assert result.n == 4 * QUESTIONS and result.score == pytest.approx(100 * 25 / 28)
     assert not result.items and not result.ratios
+
+
+def test_mmbench_with_a_judge(home, installed, tmp_path):
+    """The judge is asked once, about the answer in which no option is found, and its letter counts."""
+    letter = column(home, "MMBench", "answer")[3]
+    file = tmp_path / "judged.yaml"
+    file.write_text(
+        "lmms_eval: 0.7.3\ndata: playground/data/miniature/lmms\nmade_by: python -m llava.miniature.lmms_sets\n"
+        f"tasks:\n  {JUDGED}: {{file: mmbench/mmbench_en_dev.yaml, differs: miniature data}}\n"
+    )
+    with serve(StubJudge(lambda body, number: letter)) as judge:
+        endpoint = {"OPENAI_API_URL": f"{judge.url}/chat/completions", "OPENAI_API_KEY": "none"}
+        result = ask_stub(home, installed, file, home / "judged", **endpoint)[JUDGED]
+    assert [prompt.count("zzz") for prompt in judge.prompts()] == [1]
+    assert result.score == pytest.approx(100 * 26 / 28), "one more than by rules alone"
 
 
 @pytest.mark.parametrize(("task", "data_set"), [("mini_textvqa_val", "textvqa"), ("mini_vqav2_val", "VQAv2")])
