@@ -7,6 +7,7 @@ M methods, R draws, I pictures.
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import compress
 
 import numpy as np
@@ -56,6 +57,26 @@ def in_common(items: Sequence[Items]) -> list[Items]:
     if all(len(one.ids) == len(shared) for one in items):
         return list(items)
     return [_restrict(one, shared) for one in items]
+
+
+def share_pictures(items: Sequence[Items]) -> list[Items]:
+    """With the picture of each question as the methods that name it do: lmms-eval's own models name none, and there an
+    item stands for itself. Questions that differ, or pictures, are left as they are."""
+    ids = items[0].ids
+    if any(one.ids != ids for one in items):
+        return list(items)
+    columns = zip(*(one.images for one in items), strict=True)
+    named = [{image for image in images if image != key} for key, images in zip(ids, columns, strict=True)]
+    return [
+        replace(
+            one,
+            images=tuple(
+                next(iter(names)) if image == key and len(names) == 1 else image
+                for key, image, names in zip(ids, one.images, named, strict=True)
+            ),
+        )
+        for one in items
+    ]
 
 
 def _restrict(one: Items, keys: set[str]) -> Items:

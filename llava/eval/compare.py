@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llava.eval.bootstrap import DRAWS, in_common, interval, resampled_headlines
+from llava.eval.bootstrap import DRAWS, in_common, interval, resampled_headlines, share_pictures
 from llava.eval.cells import COMPLETE, Items, Record
 from llava.eval.methods import METHODS
 from llava.eval.published import relative_average
@@ -19,12 +20,13 @@ BASELINE, DENSE = "visionzip", "dense"
 class Measured:
     """A record and its items, None where they were not kept (then there is no interval).
 
-    guest: the other model it is of, by name; None for the model the table is about.
+    guest: the other model it is of, by name; None for the model the table is about. source: the file it was read from.
     """
 
     record: Record
     items: Items | None = None
     guest: str | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,11 @@ def build_rows(measured: Sequence[Measured], over: Sequence[str], draws: int = D
     """
     cells: dict[str, dict[str, Measured]] = {}
     for one in measured:
-        if one.record.task in cells.setdefault(one.record.cell, {}):
-            raise ValueError(f"two records of {one.record.name}; name one folder that holds it")
+        former = cells.setdefault(one.record.cell, {}).get(one.record.task)
+        if former is not None:
+            raise ValueError(
+                f"two records of {one.record.name}, {former.source} and {one.source}; name folders that hold only one"
+            )
         cells[one.record.cell][one.record.task] = one
     for task in dict.fromkeys(one.record.task for one in measured):
         _check_comparable([cell[task] for cell in cells.values() if task in cell])
@@ -174,7 +179,8 @@ def _resampled(
     place = list(whole).index(dense.cell)
     shares = []
     for index, task in enumerate(over):
-        headlines = resampled_headlines(task, in_common([items[index] for items in whole.values()]), draws)
+        alike = share_pictures(in_common([items[index] for items in whole.values()]))
+        headlines = resampled_headlines(task, alike, draws)
         below = headlines[place]
         shares.append(np.divide(100 * headlines, below, out=np.zeros_like(headlines), where=below > 0))
     return dict(zip(whole, np.mean(shares, axis=0), strict=True))

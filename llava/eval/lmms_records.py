@@ -10,12 +10,14 @@ from llava.eval.compare import Measured
 from llava.eval.lmms_config import LmmsConfig
 from llava.eval.lmms_results import LmmsResult, read_lmms_results
 from llava.eval.methods import method_named
+from llava.eval.tasks.files import read_json
 from llava.utils import write_text
 
 # Benchmarks LLaVA has no script of its own for: lmms-eval's figure is the one tables print. Everything else of
 # lmms-eval has a protocol of its own and stays a column of its own.
 NAMES: Mapping[str, str] = {"mmmu_val": "mmmu", "mini_mmmu_val": "mmmu"}
 MODEL_ID = "llava_visionzip"
+LMMS_LLAVA = "llava"  # lmms-eval's own model for LLaVA's checkpoints: dense, without visual tokens and pictures named
 TITLES: Mapping[str, str] = {"mmmu": "MMMU"}
 
 
@@ -37,7 +39,8 @@ def as_measured(result: LmmsResult) -> Measured:
     """One result as a record with its items, the cell read from the model's options.
 
     Raises:
-        ValueError: results of another model, or a run that does not say which method it measured.
+        ValueError: results of another model, a run that does not say which method it measured, or a checkpoint with a
+            compressor in lmms-eval's own model.
     """
     method, budget = _method_of(result)
     cell = method if budget is None else f"{method}-{budget['total']}"
@@ -66,7 +69,7 @@ def as_measured(result: LmmsResult) -> Measured:
             "model_args": dict(result.model_args),
         },
     )
-    return Measured(record, items)
+    return Measured(record, items, source=result.source)
 
 
 def _items(result: LmmsResult) -> Items | None:
@@ -120,8 +123,14 @@ def read_questions(out: Path, task: str) -> dict[str, tuple[str, str]]:
 
 def _method_of(result: LmmsResult) -> tuple[str, dict[str, int] | None]:
     given = result.model_args
-    if result.model != MODEL_ID or "pretrained" not in given:
-        raise ValueError(f"{result.source}: expected results of {MODEL_ID} with pretrained=..., got {result.model}")
+    if result.model not in (MODEL_ID, LMMS_LLAVA) or "pretrained" not in given:
+        raise ValueError(
+            f"{result.source}: expected results of {MODEL_ID} or {LMMS_LLAVA} with pretrained=..., got {result.model} "
+            f"with {dict(given)}"
+        )
+    if result.model == LMMS_LLAVA:
+        _require_uncompressed(result.source, given["pretrained"])
+        return "dense", None
     kept = {name: int(given[name]) for name in ("dominant", "contextual") if name in given}
     budget = {**kept, "total": sum(kept.values())} if kept else None
     method = given.get("method") or "visionzip"
@@ -133,6 +142,17 @@ def _method_of(result: LmmsResult) -> tuple[str, dict[str, int] | None]:
     if (method_named(method).config is None) != (budget is None):
         raise ValueError(f"{result.source}: method {method!r} and budget {budget} do not go together")
     return method, budget
+
+
+def _require_uncompressed(source: Path, pretrained: str) -> None:
+    """lmms-eval's own model runs a checkpoint as it was saved and names no method. Only a folder can be looked into."""
+    config = Path(pretrained) / "config.json"
+    saved = read_json(config, dict, "").get("mm_compressor") if config.is_file() else None
+    if saved is not None:
+        raise ValueError(
+            f"{source}: {pretrained} was saved with {saved}, so this run of lmms-eval's {LMMS_LLAVA} is not dense and "
+            f"cannot say what it is; run it with {MODEL_ID} (scripts/eval/lmms.sh)"
+        )
 
 
 def model_options(

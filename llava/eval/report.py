@@ -16,7 +16,7 @@ import typer
 
 from llava.eval.beside import FIGURE_TOLERANCE, Beside, stand_beside
 from llava.eval.bootstrap import DRAWS
-from llava.eval.cells import ANSWERED, COMPLETE, FAILED, Record, read_items, read_records
+from llava.eval.cells import ANSWERED, COMPLETE, FAILED, Record, read_items, read_records, record_file
 from llava.eval.compare import Measured, Row, build_rows, complete
 from llava.eval.grid_config import read_config
 from llava.eval.judge.benchmarks import BENCHMARKS
@@ -220,7 +220,11 @@ def collect(folders: Sequence[Path]) -> list[Measured]:
         ValueError: a folder without records, or a malformed file.
     """
     return [
-        Measured(record, read_items(folder, record.cell, record.task))
+        Measured(
+            record,
+            read_items(folder, record.cell, record.task),
+            source=record_file(folder, record.cell, record.task),
+        )
         for folder in folders
         for record in read_records(folder)
     ]

@@ -72,10 +72,74 @@ def test_what_a_run_was_is_read_from_its_options():
     assert as_measured(result(model_args={**ARGS, "method": "visionzip-tuned"})).record.cell == "visionzip-tuned-64"
     with pytest.raises(ValueError, match=r"x_results\.json: p was run as it was saved"):
         as_measured(result(model_args={"pretrained": "p"}))
-    with pytest.raises(ValueError, match=r"expected results of llava_visionzip with pretrained=..., got llava_hf"):
+    with pytest.raises(
+        ValueError, match=r"expected results of llava_visionzip or llava with pretrained=..., got llava_hf"
+    ):
         as_measured(result(model="llava_hf"))
     with pytest.raises(ValueError, match=r"method 'dense' and budget .* do not go together"):
         as_measured(result(model_args={**ARGS, "method": "dense"}))
+
+
+OWN = {"pretrained": "org/llava", "conv_template": "vicuna_v1", "device_map": "auto"}
+
+
+def own_llava(**changes):
+    """What lmms-eval's own model leaves: no visual tokens, no pictures."""
+    told = {"model": "llava", "model_args": OWN, "tokens_per_image": None, "pictures": {}, "source": Path("own.json")}
+    return as_measured(result(**{**told, **changes}))
+
+
+def test_lmms_evals_own_llava_is_dense():
+    one = own_llava().record
+    assert (one.name, one.method, one.budget, one.tokens_per_image, one.images) == (
+        "dense/mmmu",
+        "dense",
+        None,
+        None,
+        0,
+    )
+    assert one.model == {"path": "org/llava", "base": None} and one.headline == 75.0
+    with pytest.raises(ValueError, match=r"own\.json: expected .* with pretrained=.*, got llava with {'conv_template'"):
+        own_llava(model_args={"conv_template": "vicuna_v1"})
+
+
+def test_lmms_evals_own_llava_is_not_dense_where_the_checkpoint_compresses(tmp_path):
+    args = {**OWN, "pretrained": str(tmp_path)}
+    config = tmp_path / "config.json"
+    for told in ("{}", '{"mm_compressor": null}'):
+        config.write_text(told)
+        assert own_llava(model_args=args).record.method == "dense"
+    config.write_text('{"mm_compressor": {"method": "visionzip", "dominant": 54, "contextual": 10}}')
+    with pytest.raises(
+        ValueError, match=r"own\.json: .* was saved with .*'dominant': 54.* run it with llava_visionzip"
+    ):
+        own_llava(model_args=args)
+    config.write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json: not JSON"):
+        own_llava(model_args=args)
+
+
+def test_lmms_evals_own_llava_stands_beside_what_was_asked_the_same():
+    zipped = as_measured(result())
+    dense, row = build_rows([own_llava(), zipped], ["mmmu"])
+    assert (dense.tokens, row.tokens, row.relative) == (None, 64.0, 100.0)
+    assert row.bounds is not None, "the pictures are those that the other model names"
+    named = as_measured(result(model_args={"pretrained": "org/llava", "method": "dense"}, pictures={"0": "another"}))
+    with pytest.raises(ValueError, match="mmmu: expected the same questions"):
+        build_rows([named, zipped], ["mmmu"])
+    for way, name in (({"conv_template": "llava_v1"}, "conv_mode"), ({"attn_implementation": "eager"}, "attention")):
+        told = as_measured(result(model_args={**ARGS, "attn": "sdpa"}))
+        with pytest.raises(ValueError, match=f"dense/mmmu and visionzip-64/mmmu .* differ in {name}"):
+            build_rows([own_llava(model_args=OWN | way), told], ["mmmu"])
+    with pytest.raises(ValueError, match="differ in limit"):
+        build_rows([own_llava(limit=2), zipped], ["mmmu"])
+
+
+def test_two_dense_results_of_a_task_are_both_named():
+    ours = as_measured(result(model_args={"pretrained": "org/llava", "method": "dense"}))
+    with pytest.raises(ValueError, match=r"two records of dense/mmmu, own\.json and x_results\.json; name folders"):
+        build_rows([own_llava(), ours], ["mmmu"])
+    assert len(build_rows([own_llava(task="pope"), ours], ["mmmu"])) == 1, "one row of two benchmarks"
 
 
 def test_samples_that_do_not_tell_give_a_figure_without_interval():

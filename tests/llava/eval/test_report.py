@@ -16,6 +16,8 @@ from llava.eval.cells import Items, Record, items_file, read_items, read_records
 from llava.eval.compare import build_rows
 from llava.eval.table import Table
 from llava.eval.tasks.base import Ratio, mean_ratio
+from tests.llava.eval.test_lmms_results import pope
+from tests.llava.eval.test_lmms_results import write as write_lmms
 
 OVER = ("gqa", "pope")
 
@@ -125,7 +127,8 @@ def test_records_of_different_questions_are_not_compared(folder, inputs):
 
 def test_a_cell_measured_twice_is_refused(folder, tmp_path):
     put(tmp_path / "more", "dense", "dense", None, 0.5, 9, tasks=("gqa",))
-    with pytest.raises(ValueError, match="two records of dense/gqa"):
+    both = r"two records of dense/gqa, .*/cells/dense/gqa\.json and .*/more/cells/dense/gqa\.json"
+    with pytest.raises(ValueError, match=both):
         build_rows(report.collect([folder, tmp_path / "more"]), OVER)
 
 
@@ -245,6 +248,27 @@ def test_tokens_are_the_mean_over_all_pictures(folder):
     put(folder, "random-16", "random", 16, 0.5, 6, tasks=("gqa",), tokens_per_image=10.0, images=30)
     put(folder, "random-16", "random", 16, 0.5, 6, tasks=("pope",), tokens_per_image=16.0, images=90)
     assert {row.cell: row.tokens for row in rows_of(folder)}["random-16"] == pytest.approx(14.5)
+
+
+def test_results_of_lmms_evals_own_llava_are_the_dense_row_without_tokens(tmp_path):
+    samples = [pope("yes", "yes"), pope("yes", "no"), pope("no", "no")]
+    asked = samples, {"pope_f1_score": 2 / 3}
+    zipped = {"pretrained": "a/b", "method": "visionzip", "dominant": "54", "contextual": "10"}
+    write_lmms(
+        tmp_path / "zipped", "pope", *asked, config={"model": "llava_visionzip", "model_args": zipped, "limit": None}
+    )
+    own = {"model": "llava", "model_args": "pretrained=a/b,device_map=auto", "limit": None}
+    untold = [{**sample, "token_counts": [None]} for sample in samples]
+    write_lmms(tmp_path / "own", "pope", untold, asked[1], config=own)
+    folders = ["--lmms", str(tmp_path / "zipped"), "--lmms", str(tmp_path / "own")]
+    result = CliRunner().invoke(report.app, [*folders, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "| dense | - | 66.7 | 100.0% |" in result.output and "| VisionZip | 64 | 66.7 | 100.0% |" in result.output
+    write_lmms(tmp_path / "more", "pope", *asked, config={**own, "model_args": "pretrained=a/b"})
+    twice = CliRunner().invoke(report.app, [*folders, "--lmms", str(tmp_path / "more"), "--out", str(tmp_path / "out")])
+    said = "".join(twice.output.replace("│", " ").split())
+    assert twice.exit_code == 2 and "tworecordsofdense/lmms:pope" in said
+    assert "own/20260101_000000_results.json" in said and "more/20260101_000000_results.json" in said
 
 
 def test_a_table_in_three_forms():
