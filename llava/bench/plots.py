@@ -206,7 +206,7 @@ def draw_frontier(points: Sequence[Point], path: Path, caption: str) -> None:
     for point in groups.get("visionzip-tuned", groups.get("visionzip", [])):
         axes.annotate(
             f"{point.budget} tokens", (point.speedup, point.accuracy), xytext=(5, 5), textcoords="offset points",
-            fontsize=8,
+            fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
         )  # fmt: skip
     axes.margins(x=0.12)
     axes.set_xlabel("speed-up to the first token")
