@@ -5,14 +5,15 @@
 #   setup_environment                   # .venv with the locked versions and this repository installed editable
 #   python -m llava.train.train --help  # from now on python is the environment's
 #
-# Settings read from the environment: LLAVA_VENV, another place for the environment (default: .venv in the repository);
-# LLAVA_PYTHON, the Python >= 3.11 to build it from (default: the first of python3.11, 3.12, 3.13, python3, python that is new enough).
+# Settings read from the environment: LLAVA_VENV, another place for the environment (default: .venv in the repository; it
+# serves one checkout); LLAVA_PYTHON, the Python >= 3.11 to build it from (default: the first of python3.11, 3.12, 3.13, python3, python that is new enough).
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="${LLAVA_VENV:-$ROOT/.venv}"
 PYTHON="$VENV/bin/python"
 STAMP="$VENV/.llava-lock-hash"
+OWNER="$VENV/.llava-checkout" # the folder of the checkout that is installed there
 cd "$ROOT"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -98,11 +99,23 @@ install_locked() {
   fi
 }
 
+# refuse_foreign: an environment holds one checkout, installed editable; setting up a second one would take it from the first.
+refuse_foreign() {
+  local owner
+  [[ -f "$OWNER" ]] || return 0
+  owner="$(<"$OWNER")"
+  [[ ! -f "$owner/scripts/lib.sh" || "$owner" -ef "$ROOT" ]] ||
+    fail "the environment $VENV belongs to the checkout $owner, and this one is $ROOT" \
+      "unset LLAVA_VENV: this checkout then has its own, $ROOT/.venv" "or name another place: LLAVA_VENV=/path/to/venv bash $0"
+}
+
 # setup_environment: make VENV hold exactly what the lock says and put it first on PATH.
 # Safe to interrupt and to run again; a finished set-up is left alone.
 setup_environment() {
   local wanted
+  refuse_foreign
   is_python "$PYTHON" || create_venv
+  { printf '%s\n' "$ROOT" >"$OWNER"; } 2>/dev/null || true # one that cannot be written to cannot be taken either
   wanted="$(lock_hash "$PYTHON")"
   if [[ -f "$STAMP" && "$(<"$STAMP")" == "$wanted" ]]; then
     say "environment: $VENV is up to date"

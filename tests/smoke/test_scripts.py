@@ -148,6 +148,33 @@ def test_a_failed_installation_says_so_and_leaves_no_stamp(tmp_path: Path) -> No
     assert not (tmp_path / "venv" / ".llava-lock-hash").exists()
 
 
+def test_an_environment_serves_one_checkout(tmp_path: Path) -> None:
+    """A second checkout would install itself over the first one, whose programs would then run the second's code."""
+    setup = fake_environment(tmp_path, f'echo install >> "{tmp_path}/log"') + "setup_environment"
+    venv, first = tmp_path / "venv", tmp_path / "first"
+    (first / "scripts").mkdir(parents=True)
+    (first / "scripts" / "lib.sh").touch()
+    venv.mkdir()
+    (venv / ".llava-checkout").write_text(f"{first}\n")
+    run = run_lib(setup, LLAVA_VENV=str(venv))
+    assert run.returncode == 1 and not (tmp_path / "log").exists()
+    assert f"the environment {venv} belongs to the checkout {first}, and this one is {ROOT}" in run.stderr
+    assert "unset LLAVA_VENV" in run.stderr and "LLAVA_VENV=/path/to/venv" in run.stderr
+
+    (first / "scripts" / "lib.sh").unlink()
+    run = run_lib(setup, LLAVA_VENV=str(venv))
+    assert run.returncode == 0, "the first checkout is gone"
+    assert (venv / ".llava-checkout").read_text() == f"{ROOT}\n"
+
+
+def test_an_environment_without_a_checkouts_name_is_taken_and_named(tmp_path: Path) -> None:
+    """Also where the installation then fails: it may be half there."""
+    run_lib(fake_environment(tmp_path, "false") + "setup_environment", LLAVA_VENV=str(tmp_path / "venv"))
+    assert (tmp_path / "venv" / ".llava-checkout").read_text() == f"{ROOT}\n"
+    run = run_lib(fake_environment(tmp_path, "true") + "setup_environment", LLAVA_VENV=str(tmp_path / "venv"))
+    assert run.returncode == 0, run.stderr
+
+
 def launch(tmp_path: Path, environment: dict[str, str], gpus: int = 4) -> subprocess.CompletedProcess[str]:
     """launch.sh, under a stand-in for python that sees so many GPUs and repeats what it is asked to start."""
     python = tmp_path / "bin" / "python"
