@@ -87,13 +87,15 @@ def _by_outcome(labels: Mapping[str, Reference], answers: Sequence[Answer]) -> d
 
 
 def _summary(labels: Mapping[str, Reference], answers: Sequence[Answer], result: TaskScore) -> dict[str, Any]:
-    """The public program's result file. results: place of the chosen option by question id, -1 without one."""
+    """The public program's result file. results: place of the chosen option by question id, -1 without one or where the
+    letter is no choice."""
     letters = {str(answer.question_id): READERS[OFFICIAL](answer.text) for answer in answers}
+    places = {key: -1 if letter is None else ascii_uppercase.index(letter) for key, letter in letters.items()}
     return {
         "acc": result.extra["total"],
         "correct": round(sum(result.items.values())),
         "count": result.n,
-        "results": {key: -1 if letters[key] is None else ascii_uppercase.index(letters[key] or "") for key in labels},
+        "results": {key: places[key] if places[key] < label["choices"] else -1 for key, label in labels.items()},
         "outputs": {str(answer.question_id): answer.text for answer in answers},
     }
 

@@ -81,7 +81,7 @@ def references(root: Path, questions: Sequence[Question]) -> dict[str, Reference
 
 
 def labels_of(problems: Path, splits: Path, split: str = SPLIT) -> dict[str, Reference]:
-    """The letters of a split by question id.
+    """The letters of a split by question id, each with how many choices there were.
 
     Raises:
         ValueError: a file is missing or malformed, there is no such split, or it names an unknown problem.
@@ -92,7 +92,7 @@ def labels_of(problems: Path, splits: Path, split: str = SPLIT) -> dict[str, Ref
     unknown = [str(key) for key in names[split] if str(key) not in rows]
     if unknown:
         raise ValueError(f"{problems} lacks {len(unknown)} problems of the split {split!r}, first {unknown[:5]}")
-    return {str(key): {"answer": _letter(problems, rows[str(key)])} for key in names[split]}
+    return {str(key): _label(problems, rows[str(key)]) for key in names[split]}
 
 
 def _question(file: Path, row: Any, suffix: str) -> Question:
@@ -103,11 +103,11 @@ def _question(file: Path, row: Any, suffix: str) -> Question:
     return Question(identity, f"{DEFAULT_IMAGE_TOKEN}\n{words}", str(image)) if image else Question(identity, words)
 
 
-def _letter(file: Path, row: Any) -> str:
+def _label(file: Path, row: Any) -> Reference:
     place, choices = field(file, row, "answer", int), field(file, row, "choices", list)
     if not 0 <= place < len(choices):
         raise ValueError(f"{file}: expected 'answer' to be the place of one of {len(choices)} choices, got {place}")
-    return ascii_uppercase[place]
+    return {"answer": ascii_uppercase[place], "choices": len(choices)}
 
 
 BENCHMARK = Benchmark(

@@ -86,6 +86,15 @@ def test_science_figures_and_files(root):
     assert json.loads((root / "s.json").read_text())["headline"] == 0.0
 
 
+def test_science_has_no_place_for_a_letter_that_is_no_choice(root):
+    said = answer_file(root, "sqa", "a.jsonl", "C", "The answer is C.")  # of three choices, of two
+    written = {"output_file": root / "out.jsonl", "output_result": root / "result.json"}
+    code, output = run(eval_science_qa, base_dir=root / "scienceqa", result_file=said, **written)
+    assert code == 0, output
+    assert json.loads(written["output_result"].read_text())["results"] == {"4": 2, "5": -1}
+    assert "Correct: 1" in output and "Failed: 0" in output
+
+
 def test_science_counts_a_missing_answer_as_failed_and_says_so(root):
     said = answer_file(root, "sqa", "a.jsonl", "C", "B")
     said.write_text(said.read_text().splitlines()[0] + "\n")

@@ -15,6 +15,7 @@ from llava.eval.tasks.files import index_labels, read_json
 from tests.tiny_eval import (
     LETTER,
     TEN_RED,
+    ask,
     dump,
     jsonl,
     mmbench_rows,
@@ -146,6 +147,18 @@ def test_pope_joins_by_category_picture_and_question(root):
         rows = pope_labels(category)[::-1]
         jsonl(root / f"pope/coco/coco_pope_{category}.json", [{**row, "question_id": n} for n, row in enumerate(rows)])
     assert score(root, "pope", "yes", "yes", "no", "no", "yes") == result
+
+
+def test_pope_of_two_pictures_asked_the_same_with_labels_in_another_order(root):
+    said = {(1, "cat"): "yes", (1, "dog"): "no", (2, "cat"): "no", (2, "dog"): "yes"}
+    rows = [ask(n, f"COCO_{i}.jpg", f"Is there a {what}?", "random") for n, (i, what) in enumerate(said, start=1)]
+    jsonl(root / "pope/llava_pope_test.jsonl", rows)
+    labels = [{"image": f"COCO_{i}.jpg", "text": f"Is there a {what}?", "label": v} for (i, what), v in said.items()]
+    shuffled = [labels[place] for place in (2, 0, 3, 1)]
+    jsonl(root / "pope/coco/coco_pope_random.json", [{"question_id": n, **row} for n, row in enumerate(shuffled)])
+    result = score(root, "pope", "Yes, there is", "No, there isn't", "No, there isn't", "No, there isn't.")
+    assert list(result.items.values()) == [1.0, 1.0, 1.0, 0.0]
+    assert result.headline == pytest.approx(200 / 3), "one hit, one miss, no false alarm"
 
 
 def test_pope_refuses_labels_that_differ_or_lack(root):

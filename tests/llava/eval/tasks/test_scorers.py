@@ -69,6 +69,9 @@ def test_gqa_drops_final_periods_and_case_of_the_prediction_only():
         ("No", "no", "no"),
         ("no.", "no", "no"),
         ("No, there is none", "no", "no"),
+        ("No, there isn't", "no", "no"),
+        ("There isn't a dog", "yes", None),
+        ("Yes, and it is not hidden", "no", "yes"),
         ("There is not a dog", "no", None),
         ("Yes. There is no dog", "yes", "yes"),
         ("NO", "yes", "no"),
@@ -188,6 +191,7 @@ def test_mme_knows_its_fourteen_categories():
         ("B", "B", "B", "B", "B"),
         ("B.", None, "B", None, "B"),
         ("B. a dog", None, "B", "B", "B"),
+        ("B. ", None, "B", "B", "B"),
         ("(B) a dog", None, "B", None, "B"),
         (" B", None, "B", None, "B"),
         ("b", None, None, None, None),
@@ -217,6 +221,25 @@ def test_mmbench_wants_every_rotation_right():
     assert result.extra["circular_per_category"] == {"c": 0.0, "d": 100.0} and result.extra["n_circular"] == 2
     alone = TASKS["mmbench"].score(questions[1:2], references, answers[1:2])
     assert alone.headline == 100.0
+
+
+def test_mmbench_by_hand_with_four_rotations_and_with_three():
+    """5: all right, in every form a letter is read in. 6: a word that begins with the right letter. 9: one rotation is
+    not in the table, and the others are right."""
+    said = {
+        5: [("A", "A"), ("B.", "B"), ("(C) cat", "C"), ("D: dog", "D")],
+        6: [("A dog", "A"), ("B", "B"), ("C", "C"), ("D", "D")],
+        9: [("B", "B"), ("A", "A"), ("D", "D")],
+    }
+    rows = [(turn * 1_000_000 + key, *pair) for key, turns in said.items() for turn, pair in enumerate(turns)][::-1]
+    questions = [Question(key, "q", str(key % 1_000_000)) for key, *_ in rows]
+    answers = [Answer(key, "q", text, "m") for key, text, _ in rows]
+    references = {str(key): {"answer": gold} for key, _, gold in rows}
+    result = TASKS["mmbench"].score(questions, references, answers)
+    assert [key for key, value in result.items.items() if value == 0] == ["6"]
+    assert result.headline == pytest.approx(200 / 3)
+    with pytest.raises(ValueError, match=r"expected 11 answers.*missing 1 \(3000005\)"):
+        TASKS["mmbench"].score(questions, references, [one for one in answers if one.question_id != 3_000_005])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.booleans()), min_size=1, unique_by=lambda r: r[:2]))
@@ -251,6 +274,15 @@ def test_sqa_headline_counts_questions_with_a_picture():
     assert first.headline == 100.0 and "text" not in first.extra
     with pytest.raises(ValueError, match="none of 2 has one"):
         TASKS["sqa"].score(questions[1:3], references, answers[1:3])
+
+
+def test_sqa_guesses_nothing():
+    """The public program's random choice for an answer without a letter is behind a return: such an answer is wrong,
+    and so is a letter that is no choice."""
+    texts = ["The answer is B.", "B", "B. a dog", "The answer is E.", "Either of them"]
+    result = TASKS["sqa"].score(*case(texts, ["B", "B", "B", "A", "A"]))
+    assert list(result.items.values()) == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert (result.headline, result.extra["unreadable"]) == (60.0, 20.0)
 
 
 def test_gqa_by_structure():
@@ -289,6 +321,9 @@ def test_choice_tasks_report_unreadable_answers_and_the_other_rule():
         ("eleven", "eleven"),
         ("1,000", "1000"),
         ("3.5", "3.5"),
+        ("10,000.50.", "10000.50"),
+        ("1, 2", "1 2"),
+        ("isnt an apple", "isn't apple"),
         ("a.5", "a.5"),
         ("5.", "5"),
         ("dont", "don't"),
@@ -314,6 +349,16 @@ def test_vqa_drops_only_the_first_32_periods_unless_asked():
 @pytest.mark.parametrize(("agreeing", "value"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)])
 def test_soft_accuracy_by_the_leave_one_out_rule(agreeing, value):
     assert soft_accuracy("Red", ["red"] * agreeing + ["blue"] * (10 - agreeing)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("task", ["vqav2", "textvqa", "vizwiz"])
+def test_soft_accuracy_cleans_what_the_humans_said_too(task):
+    """Ten humans, who agree once they are cleaned: 2 four times, 1000 once, 3.5 twice, isn't it thrice."""
+    humans = ["two", "2", "2.", "The two", "1,000", "3.5", "3.5.", "isnt it", "Isn't it?", "isnt, it"]
+    texts = ["Two", "1000", "3.5", "isn't it", "35", "the"]
+    result = TASKS[task].score(*case(texts, [{"answers": humans}] * len(texts)))
+    assert list(result.items.values()) == pytest.approx([1.0, 0.3, 0.6, 0.9, 0.0, 0.0])
+    assert result.headline == pytest.approx(100 * 2.8 / 6)
 
 
 def test_vqa_references():
