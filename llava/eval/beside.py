@@ -14,10 +14,11 @@ FIGURE_TOLERANCE = 5.0
 class Beside:
     """A published row next to one of ours.
 
-    average: its relative average over the benchmarks ours is taken over, None where it lacks one of them. gap: ours
-    minus that, in points; None for the dense row, whose average is 100 by definition. model: its model, where that is
-    not the table's. off: benchmarks whose figure is more than
-    `FIGURE_TOLERANCE` percent away from the published one, with the difference in percent.
+    average: its relative average over the benchmarks ours is taken over, None where it lacks one of them or our table
+    has no column of one. gap: ours minus that, in points; None for the dense row, whose average is 100 by definition.
+    model: its model, where that is not the table's. off: benchmarks whose figure is more than `FIGURE_TOLERANCE`
+    percent away from the published one, with the difference in percent. whole: ours has a figure for each of its
+    figures. partial: ours was asked a part of the questions only.
     """
 
     row: PublishedRow
@@ -25,6 +26,8 @@ class Beside:
     gap: float | None
     model: str | None = None
     off: Mapping[str, float] = field(default_factory=dict)
+    whole: bool = True
+    partial: bool = False
 
     @property
     def title(self) -> str:
@@ -33,11 +36,14 @@ class Beside:
         return f"{name}{of}, published{'' if self.row.confirmed else ' (unconfirmed)'}"
 
     def verdict(self, tolerance: float) -> str:
-        """The gap of the averages, and whether it is within `tolerance` points and no single figure is off."""
+        """The gap of the averages, and whether it is within `tolerance` points and no single figure is off; "-" where
+        there is nothing to judge by, "partial" where the published figures are of more questions."""
+        if self.partial:
+            return "partial"
         gap = "" if self.gap is None else f"{self.gap:+.1f} "
         if self.off:
             return f"{gap}(FAIL: {', '.join(f'{task} {percent:+.0f}%' for task, percent in self.off.items())})"
-        if self.gap is None and (self.row.method != DENSE or self.model is not None):
+        if not self.whole or (self.gap is None and (self.row.method != DENSE or self.model is not None)):
             return "-"
         return f"{gap}({'pass' if abs(self.gap or 0) <= tolerance else 'FAIL'})"
 
@@ -45,15 +51,25 @@ class Beside:
 def stand_beside(rows: Sequence[Row], table: PublishedTable, over: Sequence[str]) -> dict[str, Beside]:
     """Our cells that the table has a row for. -> cell name -> what was published"""
     dense = _find(table, "dense", None, table.model)
+    columns = {task for row in rows for task in row.records}
     found = {}
     for row in rows:
         published = _find(table, row.method, row.total, row.guest or table.model)
         if published is not None:
-            average = None if dense is None else _average(published, dense, over)
+            average = _average(published, dense, over) if dense is not None and columns.issuperset(over) else None
             gap = None
             if average is not None and row.relative is not None and not row.is_dense:
                 gap = row.relative - average
-            found[row.cell] = Beside(published, average, gap, row.guest, _off(row, published, over))
+            ours = [complete(row, task) for task in over if published.figures.get(task) is not None]
+            found[row.cell] = Beside(
+                row=published,
+                average=average,
+                gap=gap,
+                model=row.guest,
+                off=_off(row, published, over),
+                whole=bool(ours) and None not in ours,
+                partial=any(record is not None and record.part is not None for record in ours),
+            )
     return found
 
 

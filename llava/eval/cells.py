@@ -59,6 +59,14 @@ class Record:
         return f"{self.cell}/{self.task}"
 
     @property
+    def part(self) -> str | None:
+        """Which questions were asked, where that is not all of them: "first 40", or lmms-eval's "first 50%"."""
+        limit = (self.inputs.get("settings") or {}).get("limit")
+        if limit is None:
+            return None
+        return f"first {limit:.0f}" if limit >= 1 else f"first {limit:.0%}"
+
+    @property
     def server(self) -> str | None:
         """Who scores or scored it, where that is no program of ours."""
         return self.figures.get("server")
@@ -139,9 +147,13 @@ def read_records(out: Path) -> list[Record]:
     """
     files = sorted((out / "cells").glob("*/*.json"))
     if not files:
-        raise ValueError(
-            f"{out}: expected records in {out / 'cells'}, found none; run `python -m llava.eval.grid` first"
+        below = sorted({file.parents[2] for file in out.glob("*/cells/*/*.json")})
+        remedy = (
+            f"they are one level down: name one or several of {', '.join(map(str, below))}"
+            if below
+            else "run `python -m llava.eval.grid` or a script of scripts/eval first"
         )
+        raise ValueError(f"{out}: expected records in {out / 'cells'}, found none; {remedy}")
     return [read_record(file) for file in files]
 
 

@@ -12,6 +12,7 @@ from llava.eval.bootstrap import DRAWS, in_common, interval, resampled_headlines
 from llava.eval.cells import COMPLETE, Items, Record
 from llava.eval.methods import METHODS
 from llava.eval.published import relative_average
+from visionzip import Budget
 
 BASELINE, DENSE = "visionzip", "dense"
 
@@ -36,7 +37,8 @@ class Row:
     relative: mean over the declared benchmarks of headline / dense headline, percent; None while one of them is
     missing. bounds: its 95% interval. difference: relative minus that of VisionZip at the same budget, with the
     interval of the paired bootstrap. missing: declared benchmarks without a complete record. guest: see `Measured`;
-    such a row is relative to the table's own dense row.
+    such a row is relative to the table's own dense row. split: "12+4", the dominant and contextual tokens, where the
+    table has several splits of this method's total.
     """
 
     cell: str
@@ -48,11 +50,13 @@ class Row:
     difference: tuple[float, float, float] | None = None
     missing: tuple[str, ...] = field(default=())
     guest: str | None = None
+    split: str | None = None
 
     @property
     def title(self) -> str:
         """The method's name in the table."""
         name = METHODS[self.method].title if self.method in METHODS else self.method
+        name = name if self.split is None else f"{name} {self.total} ({self.split})"
         return name if self.guest is None else f"{name}, {self.guest}"
 
     @property
@@ -80,26 +84,39 @@ def build_rows(measured: Sequence[Measured], over: Sequence[str], draws: int = D
         over: the benchmarks the relative average is taken over. A row that lacks one has no average.
 
     Raises:
-        ValueError: a benchmark was asked different questions in two cells, or two records are of the same cell and
-            benchmark.
+        ValueError: a benchmark was asked different questions in two cells, or two records are of the same cell, split
+            and benchmark.
     """
-    cells: dict[str, dict[str, Measured]] = {}
-    for one in measured:
-        former = cells.setdefault(one.record.cell, {}).get(one.record.task)
-        if former is not None:
-            raise ValueError(
-                f"two records of {one.record.name}, {former.source} and {one.source}; name folders that hold only one"
-            )
-        cells[one.record.cell][one.record.task] = one
+    cells = _by_cell(measured)
     for task in dict.fromkeys(one.record.task for one in measured):
         _check_comparable([cell[task] for cell in cells.values() if task in cell])
     bare = [_bare_row(name, cell, over) for name, cell in cells.items()]
     dense = next((row for row in bare if row.is_dense), None)
     shares = {row.cell: _relative(row, dense, over) for row in bare}
     draws_of = _resampled(cells, dense, over, draws)
-    base = {row.total: row.cell for row in bare if row.method == BASELINE and row.guest is None}
-    made = [_with_averages(row, shares, draws_of, None if row.guest else base.get(row.total)) for row in bare]
+    made = [_with_averages(row, shares, draws_of, _baseline(row, bare)) for row in bare]
     return sorted(made, key=_place)
+
+
+def why_no_average(rows: Sequence[Row], over: Sequence[str]) -> str | None:
+    """Why no row of a table has an average, and what to do; None where rows have one.
+
+    Args:
+        over: see `build_rows`.
+    """
+    dense = next((row for row in rows if row.is_dense), None)
+    if dense is None:
+        return "no averages: there is no dense row to be relative to; add the records of one"
+    if dense.relative is not None or not over:
+        return None
+    if not dense.missing:
+        nothing = ", ".join(task for task in over if not _headline(dense, task))
+        return (
+            f"no averages: the dense row has 0 in {nothing}; leave that out: --over names the benchmarks of the average"
+        )
+    there = [task for task in dense.records if complete(dense, task) and _headline(dense, task)]
+    remedy = f", or take them over what it has: {' '.join(f'--over {task}' for task in there)}" if there else ""
+    return f"no averages: the dense row has no figure of {', '.join(dense.missing)}; measure it{remedy}"
 
 
 def complete(row: Row, task: str) -> Record | None:
@@ -108,12 +125,53 @@ def complete(row: Row, task: str) -> Record | None:
     return record if record is not None and record.status == COMPLETE else None
 
 
+def _by_cell(measured: Sequence[Measured]) -> dict[str, dict[str, Measured]]:
+    """Cell -> benchmark -> record. A cell's name says its total only: where that was split in several ways, each split
+    is a cell of its own, with the split in its name."""
+    splits: dict[str, set[str]] = {}
+    for one in measured:
+        splits.setdefault(one.record.cell, set()).add(_split(one.record))
+    cells: dict[str, dict[str, Measured]] = {}
+    for one in measured:
+        name, task = one.record.cell, one.record.task
+        cell = cells.setdefault(name if len(splits[name]) == 1 else f"{name} ({_split(one.record)})", {})
+        if task in cell:
+            raise ValueError(
+                f"two records of {one.record.name}, {cell[task].source} and {one.source}; name folders that hold only "
+                "one"
+            )
+        cell[task] = one
+    return cells
+
+
+def _split(record: Record) -> str:
+    """ "12+4": dominant and contextual tokens, where the method tells them apart; else empty."""
+    method, budget = METHODS.get(record.method), record.budget or {}
+    if not {"dominant", "contextual"} <= budget.keys():
+        return ""
+    parts = Budget(budget["dominant"], budget["contextual"])
+    if method is not None and (method.config is None or "dominant" not in method.config(parts)):
+        return ""
+    return f"{parts.dominant}+{parts.contextual}"
+
+
+def _baseline(row: Row, rows: Sequence[Row]) -> str | None:
+    """The cell that is VisionZip at the row's budget: the one of its total, among several that of its split."""
+    if row.guest is not None or row.method == BASELINE:
+        return None
+    found = [one for one in rows if one.method == BASELINE and one.guest is None and one.total == row.total]
+    if len(found) > 1:
+        found = [one for one in found if one.budget == row.budget]
+    return found[0].cell if found else None
+
+
 def _bare_row(name: str, cell: Mapping[str, Measured], over: Sequence[str]) -> Row:
     records = {task: one.record for task, one in cell.items()}
     guest = next(iter(cell.values())).guest
     first = next(iter(records.values()))
     missing = tuple(task for task in over if task not in records or records[task].status != COMPLETE)
-    return Row(name, first.method, first.budget, records, missing=missing, guest=guest)
+    split = _split(first) if name != first.cell else None
+    return Row(name, first.method, first.budget, records, missing=missing, guest=guest, split=split)
 
 
 def _check_comparable(measured: Sequence[Measured]) -> None:
@@ -192,7 +250,7 @@ def _with_averages(
     share, mine = shares[row.cell], draws_of.get(row.cell)
     bounds = None if mine is None or row.is_dense else interval(mine)
     difference = None
-    if base is not None and base != row.cell and mine is not None and base in draws_of:
+    if base is not None and mine is not None and base in draws_of:
         theirs = shares[base]
         if share is not None and theirs is not None:
             difference = (share - theirs, *interval(mine - draws_of[base]))

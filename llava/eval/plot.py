@@ -51,7 +51,7 @@ def draw_accuracy(points: Sequence[Point], dense: Point | None, path: Path, capt
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
-    axes.set_xlabel("visual tokens an image (measured)")
+    axes.set_xlabel("visual tokens an image (measured; the methods of a budget are set a little apart)")
     axes.set_ylabel("average of benchmarks, % of dense")
     axes.set_title(caption, fontsize=10)
     axes.grid(axis="y", alpha=0.3)

@@ -2,158 +2,34 @@
 
     python -m llava.eval.report --records results/miniature --out results/miniature --update-readme README.md
 
-Writes table.md, table.csv and table.tex (the table alone), report.md and accuracy.png; with --update-readme also the
+Writes table.md, table.csv and table.tex (the table alone), report.md and accuracy.png, where there is something to
+draw; with --update-readme also the
 text between the two markers of a README, with --server the scores that a server gave into their records.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llava.eval.beside import FIGURE_TOLERANCE, Beside, stand_beside
-from llava.eval.bootstrap import DRAWS
-from llava.eval.cells import ANSWERED, COMPLETE, FAILED, Record, read_items, read_records, record_file
-from llava.eval.compare import Measured, Row, build_rows, complete
+from llava.eval.beside import stand_beside
+from llava.eval.cells import FAILED, read_items, read_records, record_file
+from llava.eval.compare import Measured, Row, build_rows, why_no_average
 from llava.eval.grid_config import read_config
-from llava.eval.judge.benchmarks import BENCHMARKS
-from llava.eval.lmms_records import TITLES as LMMS_TITLES
 from llava.eval.lmms_records import read_measured
-from llava.eval.published import PublishedTable, read_published
-from llava.eval.server_scores import ENTERED, enter_score
+from llava.eval.published import read_published
+from llava.eval.results_page import PICTURE, render_report
+from llava.eval.results_table import Publication, make_table, parts_of, tasks_of, title_of
+from llava.eval.server_scores import enter_score
 from llava.eval.table import Table
 from llava.utils import write_text
 
 README_START, README_END = "<!-- results:{name}:start -->", "<!-- results:{name}:end -->"
+PNG = "accuracy.png"
 EXAMPLE = "Example: python -m llava.eval.report --records runs/miniature --out runs/miniature"
-
-
-def title_of(task: str) -> str:
-    """The column head of a benchmark."""
-    return BENCHMARKS[task].title if task in BENCHMARKS else LMMS_TITLES.get(task, task)
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What the paper prints for our cells, and how far ours may be from it. table: where it stands."""
-
-    cells: Mapping[str, Beside]
-    tolerance: float
-    table: PublishedTable
-
-
-def make_table(rows: Sequence[Row], publication: Publication | None = None) -> Table:
-    """Methods down, benchmarks across: each benchmark's own figure, then what the whole set says; under a row what was
-    published for it."""
-    tasks = tasks_of(rows)
-    head = ("Method", "Tokens", *map(title_of, tasks), "Average", "95% interval", "vs VisionZip")
-    if publication is not None:
-        head = (*head, "vs published")
-    dense = next((row for row in rows if row.is_dense), None)
-    lines: list[tuple[str, ...]] = []
-    sections: dict[int, str] = {}
-    total: int | None = None
-    for row in rows:
-        if row.total not in (total, None):
-            sections[len(lines)] = _budget_title(row, dense)
-        total = row.total
-        beside = publication.cells.get(row.cell) if publication else None
-        verdict = "-" if beside is None or publication is None else beside.verdict(publication.tolerance)
-        lines.append((*_cells(row, tasks), *([verdict] if publication else [])))
-        if beside is not None:
-            lines.append(_published_cells(beside, tasks))
-    return Table(head, tuple(lines), sections)
-
-
-def tasks_of(rows: Sequence[Row]) -> list[str]:
-    """All benchmarks with a record, in the order of `BENCHMARKS`."""
-    present = {task for row in rows for task in row.records}
-    known = [task for task in (*BENCHMARKS, *LMMS_TITLES) if task in present]
-    return known + sorted(present - set(known))
-
-
-def render_report(rows: Sequence[Row], name: str, over: Sequence[str], publication: Publication | None = None) -> str:
-    """The page: table, picture, how to read it, what failed, where it comes from."""
-    done = [record for row in rows for record in row.records.values() if record.status == COMPLETE]
-    parts = [
-        f"# Results: {name}",
-        make_table(rows, publication).to_markdown(),
-        "![average against visual tokens](accuracy.png)",
-        "## How to read it",
-        _reading(rows, over),
-    ]
-    if publication is not None:
-        parts.append(_about_published(publication))
-    everything = [record for row in rows for record in row.records.values()]
-    waiting = [
-        f"- `{record.name}`: send `{record.figures['submission']}` to {record.server}, "
-        f"then `--server {record.name}=SCORE`"
-        for record in everything
-        if record.status == ANSWERED
-    ]
-    if waiting:
-        parts += ["## Waiting for a server", "\n".join(waiting)]
-    failed = [f"- `{record.name}`: {record.error}" for record in everything if record.status == FAILED]
-    if failed:
-        parts += ["## Failed", "\n".join(failed)]
-    if done:
-        parts += ["## Where it comes from", _origin(done)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _reading(rows: Sequence[Row], over: Sequence[str]) -> str:
-    columns = []
-    for task in tasks_of(rows):
-        record = next((found for row in rows if (found := complete(row, task))), None)
-        asked = "not measured" if record is None else f"{record.n} questions"
-        limit = (record.inputs.get("settings") or {}).get("limit") if record else None
-        metric = f"{BENCHMARKS[task].metric}; " if task in BENCHMARKS else "by lmms-eval; "
-        columns.append(f"{title_of(task)} ({metric}{asked}{f', the first {limit} only' if limit else ''})")
-    guests = ", ".join(dict.fromkeys(row.guest for row in rows if row.guest))
-    served = [one for row in rows for one in row.records.values() if one.status == COMPLETE and one.server]
-    sources = "; ".join(dict.fromkeys(f"{title_of(one.task)} by {one.server}" for one in served))
-    return (
-        f"- Columns: {'; '.join(columns)}.\n"
-        "- *Tokens*: visual tokens that entered the language model, counted at its input, mean over all images.\n"
-        "- *Average*: mean over exactly these benchmarks of figure / dense figure: "
-        f"{', '.join(map(title_of, over))}. A row that lacks one has no average.\n"
-        f"- *95% interval*: bootstrap over pictures ({DRAWS} draws), dense drawn along.\n"
-        "- *vs VisionZip*: difference of the averages at the same budget in points, with the interval of the paired "
-        "bootstrap; an interval without 0 is a difference these questions can show. It says nothing about another "
-        "training run.\n"
-        "- VisionZip‡: projector tuned with the compressor in place. The other methods keep as many tokens in simpler "
-        "ways, untuned: they are the controls. Scoring follows the benchmarks' official rules, faults included."
-        + (f"\n- Rows of {guests}: another model, asked the same; relative to the dense row." if guests else "")
-        + (f"\n- {ENTERED}, so without items and interval: {sources}." if served else "")
-    )
-
-
-def _about_published(publication: Publication) -> str:
-    table = publication.table
-    lines = [
-        f"- *published* rows are not ours: {table.source}. Their average is taken anew over the same benchmarks as "
-        "ours, and is left out where they lack one.",
-        f"- *vs published*: our average minus that, in points; pass within {publication.tolerance:g}, and no figure of "
-        f"the set more than {FIGURE_TOLERANCE:g}% from the published one.",
-    ]
-    notes = {beside.title: beside.row.note for beside in publication.cells.values() if beside.row.note}
-    return "\n".join([*lines, *(f"- {title} ({publication.table.title}): {note}" for title, note in notes.items())])
-
-
-def _origin(done: Sequence[Record]) -> str:
-    """The stamp of the first record, and how many others differ from it in commit."""
-    stamp = done[0].stamp
-    versions = ", ".join(f"{key} {value}" for key, value in (stamp.get("versions") or {}).items())
-    other = sum(record.stamp.get("commit") != stamp.get("commit") for record in done)
-    return (
-        f"Commit `{stamp.get('commit')}`{' with local changes' if stamp.get('dirty') else ''}"
-        f"{f' ({other} of {len(done)} records are of other commits)' if other else ''}, {stamp.get('date')}, "
-        f"{stamp.get('device')}, {stamp.get('dtype')}, python {stamp.get('python')}, {versions}.\n\n"
-        f"    {stamp.get('command')}"
-    )
 
 
 def update_readme(readme: Path, name: str, content: str) -> None:
@@ -172,45 +48,43 @@ def update_readme(readme: Path, name: str, content: str) -> None:
     write_text(readme, f"{before}{start}\n{content.strip()}\n{end}{rest.split(end)[1]}")
 
 
-def draw(rows: Sequence[Row], path: Path, name: str) -> None:
-    """Write the picture of all rows with an average. matplotlib is imported here only."""
+def _readme_block(table: Table, out: Path, picture: str | None, folder: Path) -> str:
+    """Table, picture and where the page is, seen from the README's folder."""
+    page = os.path.relpath(out / "report.md", folder)
+    drawn = [] if picture is None else [PICTURE.format(os.path.relpath(out / picture, folder))]
+    return "\n\n".join([table.to_markdown().rstrip("\n"), *drawn, f"How to read it: [{page}]({page})."])
+
+
+def draw(rows: Sequence[Row], path: Path, name: str) -> bool:
+    """Write the picture of all rows with an average; matplotlib is imported here only. -> False where there is none
+    beside the dense row: then there is no picture, nor one of a former run."""
     from llava.eval.plot import Point, draw_accuracy
 
     points = [
-        (row, Point(row.title if row.guest else row.method, row.title, row.tokens, row.relative, row.bounds))
+        (
+            row,
+            Point(row.title if row.guest or row.split else row.method, row.title, row.tokens, row.relative, row.bounds),
+        )
         for row in rows
         if row.tokens is not None and row.relative is not None
     ]
+    if all(row.is_dense for row, _ in points):
+        path.unlink(missing_ok=True)
+        return False
     dense = next((point for row, point in points if row.is_dense), None)
-    draw_accuracy([point for row, point in points if not row.is_dense], dense, path, f"{name}: accuracy kept")
+    caption = f"{name}: accuracy kept" + _asked_in_part(rows)
+    draw_accuracy([point for row, point in points if not row.is_dense], dense, path, caption)
+    return True
 
 
-def _budget_title(row: Row, dense: Row | None) -> str:
-    if dense is None or not dense.tokens or row.tokens is None:
-        return f"{row.total} tokens"
-    return f"{row.total} tokens ({100 * row.tokens / dense.tokens:.0f}%)"
-
-
-def _cells(row: Row, tasks: Sequence[str]) -> tuple[str, ...]:
-    tokens = "-" if row.tokens is None else f"{row.tokens:.1f}".removesuffix(".0")
-    bounds = "-" if row.bounds is None else f"{row.bounds[0]:.1f} to {row.bounds[1]:.1f}"
-    relative = "-" if row.relative is None else f"{row.relative:.1f}%"
-    gap = row.difference
-    difference = "-" if gap is None else f"{gap[0]:+.1f} [{gap[1]:+.1f}, {gap[2]:+.1f}]"
-    return (row.title, tokens, *(_figure(row.records.get(task)) for task in tasks), relative, bounds, difference)
-
-
-def _published_cells(beside: Beside, tasks: Sequence[str]) -> tuple[str, ...]:
-    figures = (beside.row.figures.get(task) for task in tasks)
-    shown = ("-" if figure is None else f"{figure:.1f}" for figure in figures)
-    average = "-" if beside.average is None else f"{beside.average:.1f}%"
-    return (beside.title, str(beside.row.tokens), *shown, average, "-", "-", "-")
-
-
-def _figure(record: Record | None) -> str:
-    if record is None:
-        return "-"
-    return record.status if record.headline is None else f"{record.headline:.1f}"
+def _asked_in_part(rows: Sequence[Row]) -> str:
+    """A second line of the caption: what was asked, where that is not all questions."""
+    parts = parts_of(rows)
+    if not parts:
+        return ""
+    if len(set(parts.values())) == 1 and parts.keys() == set(tasks_of(rows)):
+        return f"\nonly the {next(iter(parts.values()))} questions of each benchmark"
+    return f"\nonly {', '.join(f'the {part} questions of {title_of(task)}' for task, part in parts.items())}"
 
 
 def collect(folders: Sequence[Path]) -> list[Measured]:
@@ -302,17 +176,17 @@ def main(
         table = make_table(rows, publication)
         for suffix, text in (("md", table.to_markdown()), ("csv", table.to_csv()), ("tex", table.to_latex())):
             write_text(out / f"table.{suffix}", text)
-        write_text(out / "report.md", render_report(rows, title, chosen, publication))
-        draw(rows, out / "accuracy.png", title)
+        picture = PNG if draw(rows, out / PNG, title) else None
+        write_text(out / "report.md", render_report(rows, title, chosen, publication, picture))
         if update_readme_file is not None:
-            picture = os.path.relpath(out / "accuracy.png", update_readme_file.parent)
-            page = os.path.relpath(out / "report.md", update_readme_file.parent)
-            shown = f"![average against visual tokens]({picture})\n\nHow to read it: [{page}]({page})."
-            update_readme(update_readme_file, title, f"{table.to_markdown()}\n{shown}")
+            update_readme(update_readme_file, title, _readme_block(table, out, picture, update_readme_file.parent))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     typer.echo(table.to_markdown())
-    typer.echo(f"wrote table.md, table.csv, table.tex, report.md and accuracy.png to {out}")
+    if (reason := why_no_average(rows, chosen)) is not None:
+        typer.echo(reason)
+    drawn = "and accuracy.png" if picture else "(no picture: no row beside the dense one has an average)"
+    typer.echo(f"wrote table.md, table.csv, table.tex, report.md {drawn} to {out}")
     if strict and any(one.record.status == FAILED for one in measured):
         raise typer.Exit(1)
 

@@ -14,11 +14,11 @@ def enter_score(folders: Sequence[Path], entry: str) -> None:
     """Complete a record by a score in percent. It stays with the record, and so is lost when other answers replace it.
 
     Args:
-        folders: of records; the first that has the record is written to.
+        folders: of records; one of them has the record.
         entry: "<cell>/<benchmark>=<score>"
 
     Raises:
-        ValueError: not of that form, no such record, or one that no server scores.
+        ValueError: not of that form, no such record or several, or one that no server scores.
     """
     name, _, text = entry.rpartition("=")
     cell, _, task = name.rpartition("/")
@@ -28,10 +28,14 @@ def enter_score(folders: Sequence[Path], entry: str) -> None:
         score = math.nan
     if not cell or not task or not 0 <= score <= 100:
         raise ValueError(f"--server: expected CELL/BENCHMARK=SCORE with a score in percent; got {entry!r}")
-    folder = next((folder for folder in folders if record_file(folder, cell, task).is_file()), None)
-    if folder is None:
+    found = [folder for folder in folders if record_file(folder, cell, task).is_file()]
+    if not found:
         where = ", ".join(map(str, folders)) or "--records"
         raise ValueError(f"--server {entry}: no record {name} in {where}; answer the benchmark first")
+    if len(found) > 1:
+        where = ", ".join(map(str, found))
+        raise ValueError(f"--server {entry}: {where} each have a record {name}; enter it with one of them alone")
+    (folder,) = found
     record = read_record(record_file(folder, cell, task))
     if record.server is None:
         raise ValueError(f"--server {entry}: {name} is {record.status} and no server scores it")

@@ -2,10 +2,14 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
+
+_EMPTY = re.compile(r"(?<=& )-(?= [&\\])")  # a cell that is "-"
+_MINUS = re.compile(r"(?<![\w.])-(?=\d)")  # a hyphen that stands for a minus
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,11 @@ class Table:
         return stream.getvalue()
 
     def to_latex(self) -> str:
-        """A `tabular` with booktabs rules, special characters escaped; sections are separated by a rule."""
+        """A `tabular` with booktabs rules, special characters escaped, minus signs and dashes as such; sections are
+        separated by a rule."""
         frame = pd.DataFrame(self.rows, columns=list(self.head))
         text = frame.to_latex(index=False, escape=True, column_format="l" + "r" * (len(self.head) - 1))
+        text = _MINUS.sub("$-$", _EMPTY.sub("---", text))
         lines = text.replace("‡", r"$\ddagger$").splitlines()
         first = lines.index(r"\midrule") + 1
         for index in sorted(self.sections, reverse=True):
