@@ -134,9 +134,12 @@ def is_done(out: Path, base: Record) -> bool:
 
 
 def is_complete(out: Path, base: Record) -> bool:
-    """A record with all answers of this cell and benchmark is there, whatever its inputs."""
+    """A record with all answers of this cell and benchmark is there and can be read, whatever its inputs."""
     path = record_file(out, base.cell, base.task)
-    return path.exists() and read_record(path).status in (COMPLETE, ANSWERED)
+    try:
+        return path.exists() and read_record(path).status in (COMPLETE, ANSWERED)
+    except ValueError:
+        return False
 
 
 def read_records(out: Path) -> list[Record]:

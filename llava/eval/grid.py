@@ -2,10 +2,10 @@
 
     python -m llava.eval.grid --config configs/eval/miniature.yaml --out results/miniature
 
-What is complete and whose inputs (weights, question files, pictures, settings) are unchanged is skipped; what was
-stopped goes on where it stopped; what fails is recorded as failed and the others still run. Where a server scores, the
-file for it is written and named. The exit code is 1 if any failed; under torchrun it is 0, and
-`python -m llava.eval.report --strict` tells.
+First it says what of all that is needed is missing; --check stops there. What is complete and whose inputs (weights,
+question files, pictures, settings) are unchanged is skipped; what was stopped goes on where it stopped; what fails is
+recorded as failed and the others still run. Where a server scores, the file for it is written and named. The exit code
+is 1 if any failed; under torchrun it is 0, and `python -m llava.eval.report --strict` tells.
 """
 
 import gc
@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
@@ -23,6 +23,7 @@ from llava.eval.answer_command import warn_of_template
 from llava.eval.answerer import Decoding, LlavaAnswerer
 from llava.eval.cells import ANSWERED, COMPLETE, FAILED, Record, is_complete, is_done, write_record
 from llava.eval.generate import Answerer
+from llava.eval.grid_check import Lacking, describe, look, record_lacking
 from llava.eval.grid_command import (
     BatchSize,
     Budgets,
@@ -33,8 +34,10 @@ from llava.eval.grid_command import (
     Methods,
     Out,
     Tasks,
+    lmms_part,
     read_grid,
     report_failures,
+    tells_all,
 )
 from llava.eval.grid_config import Cell, GridConfig, Source
 from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED, judged_scorer
@@ -68,16 +71,30 @@ class Checkpoint:
     def __init__(self, source: Source, config: GridConfig, device: str | None = None) -> None:
         self.source, self.config, self.device = source, config, device
         self._loaded: Loaded | None = None
+        self._refused: ValueError | None = None
 
     def answerer(self, cell: Cell, max_new_tokens: int) -> Answerer:
-        """The model with the cell's method attached."""
+        """The model with the cell's method attached.
+
+        Raises:
+            ValueError: it cannot be loaded (tried once: the next cells are told the same at once), or not so run.
+        """
         if self._loaded is None:
-            self._loaded = load_model(self.source.path, self.source.base, self.device)
+            self._loaded = self._load()
             warn_of_template(self._loaded.name, self.config.generation.conv_mode)
         loaded, how = self._loaded, self.config.generation
         apply_method(loaded.model, cell.method, cell.budget, self.config.order)
         decoding = Decoding(how.conv_mode, num_beams=how.num_beams, max_new_tokens=max_new_tokens)
         return LlavaAnswerer(loaded.model, loaded.tokenizer, loaded.image_processor, loaded.name, decoding)
+
+    def _load(self) -> Loaded:
+        if self._refused is not None:
+            raise ValueError(str(self._refused)) from self._refused
+        try:
+            return load_model(self.source.path, self.source.base, self.device)
+        except ValueError as error:
+            self._refused = error
+            raise
 
     def close(self) -> None:
         """Give the model's memory back before the next checkpoint is loaded."""
@@ -93,26 +110,34 @@ def run_grid(
     open_checkpoint: Callable[[Source], Opened],
     cells: Sequence[Cell] | None = None,
     tasks: Sequence[str] | None = None,
+    lacking: Lacking | None = None,
     echo: Echo = logger.info,
 ) -> dict[str, str]:
-    """Run all that is not done. -> {"cell/task": "complete", "answered", "skipped", "failed" or "part" (of a launched
-    run)}
+    """Run all that is not done; what lacks something fails at once. -> {"cell/task": "complete", "answered", "skipped",
+    "failed" or "part" (of a launched run)}
 
     Args:
         open_checkpoint: how a checkpoint becomes an answerer; called once a checkpoint, its cells run together.
         cells, tasks: some of the config's; default all.
+        lacking: what is missing, if that was looked up already.
     """
     chosen = list(config.cells() if cells is None else cells)
     names = list(config.tasks if tasks is None else tasks)
+    lacking = look(config, chosen, names) if lacking is None else lacking
     outcomes: dict[str, str] = {}
     prepared = {name: Prepared(BENCHMARKS[name], Path(config.data), config.limit) for name in names}
     for source in dict.fromkeys(cell.source for cell in chosen):
+        cells_here = [cell for cell in chosen if cell.source == source]
+        for cell in cells_here:
+            outcomes |= {f"{cell.name}/{task}": FAILED for task in names if lacking.why(cell, task) is not None}
+            for line in record_lacking(lacking, out, {task: _base(cell, task, config) for task in names}, cell):
+                echo(line)
+        todo = [(cell, task) for cell in cells_here for task in names if f"{cell.name}/{task}" not in outcomes]
+        if not todo:
+            continue
         opened = open_checkpoint(source)
-        for cell in (cell for cell in chosen if cell.source == source):
-            for task in names:
-                outcomes[f"{cell.name}/{task}"] = _run_or_record_failure(
-                    cell, prepared[task], config, out, opened, echo
-                )
+        for cell, task in todo:
+            outcomes[f"{cell.name}/{task}"] = _run_or_record_failure(cell, prepared[task], config, out, opened, echo)
         opened.close()
     return {f"{cell.name}/{task}": outcomes[f"{cell.name}/{task}"] for cell in chosen for task in names}
 
@@ -130,16 +155,21 @@ def settings_of(cell: Cell, benchmark: Benchmark, config: GridConfig) -> dict[st
     }
 
 
+def _base(cell: Cell, task: str, config: GridConfig) -> Record:
+    """What a record is before anything is read."""
+    return Record(cell.name, task, cell.method, FAILED, asdict(cell.source), budget_record(cell.budget), config.order)
+
+
 def _run_or_record_failure(
     cell: Cell, task: Prepared, config: GridConfig, out: Path, opened: Opened, echo: Echo
 ) -> str:
-    """One record. Whatever stops it is logged with its traceback and recorded, so that the others still run."""
-    model = asdict(cell.source)
+    """One record. Whatever stops it is recorded, so that the others still run; what nobody expects is logged with its
+    traceback."""
     name = task.benchmark.name
-    base = Record(cell.name, name, cell.method, FAILED, model, budget_record(cell.budget), config.order)
+    base = _base(cell, name, config)
     try:
         settings = settings_of(cell, task.benchmark, config)
-        base = replace(base, inputs=record_inputs(model, task.files, settings))
+        base = replace(base, inputs=record_inputs(base.model, task.files, settings))
         if is_done(out, base):
             echo(f"{base.name}: complete, nothing changed; skipped")
             return SKIPPED
@@ -150,10 +180,11 @@ def _run_or_record_failure(
             base, answerer, task.asked, scored, answers_file=answers_file, out=out, batch_size=config.batch_size
         )
     except Exception as error:
-        logger.exception("%s failed", base.name)
+        if not tells_all(error):
+            logger.exception("%s failed", base.name)
         if base.inputs or not is_complete(out, base):  # files that cannot be read now say nothing against a record
             write_record(out, replace(base, error=f"{type(error).__name__}: {error}", stamp=stamp()))
-        echo(f"{base.name}: FAILED: {error}")
+        echo(f"{base.name}: FAILED: {' '.join(str(error).split())}")
         return FAILED
     if record is None:
         echo(f"{base.name}: this rank is done; the last rank merges")
@@ -207,6 +238,7 @@ def main(
     batch_size: BatchSize = None,
     device: Device = None,
     judge: JudgeName = None,
+    check: Annotated[bool, typer.Option("--check", help="only say what is missing; status 1 if anything is")] = False,
 ) -> None:
     """Run a grid of methods and budgets over benchmarks."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -216,17 +248,26 @@ def main(
         tasks = grid.some_tasks(task or [])
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    part = lmms_part(grid, task or [])
+    lacking = look(grid, cells, tasks, part)
+    launched = launched_shard()
+    if launched is None or launched.index == 0:
+        for line in describe(lacking, grid, cells, [*tasks, *(part.tasks if part else ())]):
+            typer.echo(line)
+    if check:
+        raise typer.Exit(1 if lacking else 0)
     outcomes = run_grid(
         grid,
         out,
         open_checkpoint=lambda source: Checkpoint(source, grid, device),
         cells=cells,
         tasks=tasks,
+        lacking=lacking,
         echo=typer.echo,
     )
     if report_failures(outcomes):
         # A launcher stops its other ranks when one leaves with an error, and they may not have finished the rest yet.
-        raise typer.Exit(0 if launched_shard() else 1)
+        raise typer.Exit(0 if launched else 1)
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -1,5 +1,6 @@
 """What the two programs of a grid share: their options, the part of the grid that was asked for, and how they end."""
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llava.eval.cells import FAILED
-from llava.eval.grid_config import GridConfig, read_config
+from llava.eval.grid_config import GridConfig, LmmsPart, read_config
 from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED
 
 Config = Annotated[Path, typer.Option(help="configs/eval/*.yaml")]
@@ -25,6 +26,7 @@ Device = Annotated[str | None, typer.Option(help="default: a GPU if there is one
 JudgeName = Annotated[
     str | None, typer.Option("--judge", help=f"adds {', '.join(JUDGED)}, judged by this model; needs OPENAI_API_KEY")
 ]
+_SHOWN = 8
 
 
 def read_grid(
@@ -55,9 +57,26 @@ def read_grid(
     )
 
 
+def lmms_part(grid: GridConfig, wanted: Sequence[str]) -> LmmsPart | None:
+    """The grid's lmms-eval tasks, or those among `wanted`; None if that leaves none."""
+    if grid.lmms is None:
+        return None
+    tasks = tuple(name for name in grid.lmms.tasks if not wanted or name in wanted)
+    return replace(grid.lmms, tasks=tasks) if tasks else None
+
+
+def tells_all(error: Exception) -> bool:
+    """Whether an error's message is all there is to say: a ValueError that this package raised, about a file, a
+    checkpoint, a setting. Any other is unexpected and wants its traceback."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    raised_in = frames[-1].f_globals.get("__name__", "") if frames else ""
+    return isinstance(error, ValueError) and raised_in.partition(".")[0] in ("llava", "visionzip")
+
+
 def report_failures(outcomes: Mapping[str, str]) -> Sequence[str]:
-    """Say on the error stream which records failed. -> their names"""
+    """Say on the error stream which records failed, the first of many. -> the names of all"""
     failed = [name for name, outcome in outcomes.items() if outcome == FAILED]
     if failed:
-        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed)}", err=True)
+        more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed[:_SHOWN])}{more}", err=True)
     return failed

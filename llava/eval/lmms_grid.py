@@ -17,6 +17,7 @@ import typer
 
 from llava.eval.cells import FAILED, Record, drop_items, is_done, write_items, write_record
 from llava.eval.grid import SKIPPED, Echo
+from llava.eval.grid_check import Lacking, look, record_lacking
 from llava.eval.grid_command import (
     BatchSize,
     Budgets,
@@ -27,8 +28,10 @@ from llava.eval.grid_command import (
     Methods,
     Out,
     Tasks,
+    lmms_part,
     read_grid,
     report_failures,
+    tells_all,
 )
 from llava.eval.grid_config import Cell, GridConfig, LmmsPart
 from llava.eval.lmms_config import LmmsConfig
@@ -47,25 +50,37 @@ Runner = Callable[[LmmsConfig, dict[str, Any], Path, int | None], Path]
 
 
 def run_lmms_grid(
-    config: GridConfig, part: LmmsPart, out: Path, cells: Sequence[Cell], runner: Runner, echo: Echo = logger.info
+    config: GridConfig,
+    part: LmmsPart,
+    out: Path,
+    cells: Sequence[Cell],
+    runner: Runner,
+    lacking: Lacking | None = None,
+    echo: Echo = logger.info,
 ) -> dict[str, str]:
-    """Run what is not done. -> {"cell/task": "complete", "skipped" or "failed"}"""
+    """Run what is not done; what lacks something fails at once. -> {"cell/task": "complete", "skipped" or "failed"}"""
     asked = replace(read_lmms_config(part.config).only(part.tasks), batch_size=config.batch_size)
     files = _files(part, asked)
     outcomes: dict[str, str] = {}
     for cell in cells:
         folder = Path(config.work) / config.name / cell.name / "lmms"
-        for task in asked.tasks:
-            base = _base(cell, task.name, config, asked, files)
-            if is_done(out, base):
-                outcomes[base.name] = SKIPPED
+        bases = {task.name: _base(cell, task.name, config, asked, files) for task in asked.tasks}
+        outcomes |= {base.name: SKIPPED for base in bases.values() if is_done(out, base)}
+        bases = {task: base for task, base in bases.items() if base.name not in outcomes}
+        if lacking:
+            outcomes |= {base.name: FAILED for task, base in bases.items() if lacking.why(cell, task) is not None}
+            for line in record_lacking(lacking, out, bases, cell):
+                echo(line)
+        for task, base in bases.items():
+            if base.name in outcomes:
                 continue
             try:
                 options = model_options(asdict(cell.source), cell.method, base.budget, config.order)
-                ran = runner(asked.only([task.name]), options, folder / task.name, config.limit)
-                record = _keep(out, task.name, ran, base)
+                ran = runner(asked.only([task]), options, folder / task, config.limit)
+                record = _keep(out, task, ran, base)
             except Exception as error:
-                logger.exception("%s failed", base.name)
+                if not tells_all(error):
+                    logger.exception("%s failed", base.name)
                 record = replace(base, error=f"{type(error).__name__}: {error}", stamp=stamp())
             outcomes[base.name] = _record(out, record, echo)
     return outcomes
@@ -119,14 +134,6 @@ def _record(out: Path, record: Record, echo: Echo) -> str:
     return record.status
 
 
-def _part(grid: GridConfig, wanted: Sequence[str]) -> LmmsPart | None:
-    """The grid's lmms-eval tasks, or those among `wanted`; None if that leaves none."""
-    if grid.lmms is None:
-        return None
-    tasks = tuple(name for name in grid.lmms.tasks if not wanted or name in wanted)
-    return replace(grid.lmms, tasks=tasks) if tasks else None
-
-
 def main(
     config: Config,
     out: Out,
@@ -144,11 +151,11 @@ def main(
     try:
         grid = read_grid(config, limit, batch_size, judge, task or [])
         grid.some_tasks(task or [])  # refuses what the grid does not have
-        part = _part(grid, task or [])
+        cells = grid.some_cells(method or [], budget or [])
+        part = lmms_part(grid, task or [])
         if part is None:
             typer.echo(f"{config}: nothing for lmms-eval")
             return
-        cells = grid.some_cells(method or [], budget or [])
         count = default_processes() if processes is None else processes
         outcomes = run_lmms_grid(
             grid,
@@ -158,6 +165,7 @@ def main(
             lambda asked, options, folder, first: run(
                 asked, {**options, "device": device}, folder, limit=first, processes=count
             ),
+            look(grid, cells, (), part),
             typer.echo,
         )
     except ValueError as error:
