@@ -29,6 +29,15 @@ fail() {
 # usage: print the comment block at the top of the calling script (without the shebang).
 usage() { sed -n '2,/^[^#]/{/^#SBATCH/!{/^#/s/^# \{0,1\}//p}}' "$0"; }
 
+# need_checkpoint SCRIPT GIVEN: the first argument has to be a checkpoint; an empty one is a variable that was not set.
+need_checkpoint() {
+  case "${2:-}" in "" | -*)
+    say "error: CKPT is missing: bash $1 CKPT [FLAGS] wants a checkpoint first (a folder or a hub name), got '${2:-}'"
+    exit 2
+    ;;
+  esac
+}
+
 is_python() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 # find_python: the path of a Python >= 3.11, or nothing.
@@ -134,7 +143,8 @@ setup_environment() {
 
 # count_processes: sets gpus, the cards there are, and processes: NUM_PROCESSES, else one a card, else 1.
 count_processes() {
-  gpus="$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())')"
+  # Ctrl-C while torch is imported: no traceback
+  gpus="$("$PYTHON" -c 'import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import torch; print(torch.cuda.device_count())')"
   processes="${NUM_PROCESSES:-$((gpus > 0 ? gpus : 1))}"
   ((gpus == 0 || processes <= gpus)) || fail "NUM_PROCESSES=$processes, but there are $gpus GPUs" "set it to $gpus or less"
 }
@@ -144,6 +154,7 @@ run_ranks() {
   local gpus processes
   count_processes
   if ((processes > 1)); then
+    trap 'say "stopped; the same command goes on"; exit 130' INT # torchrun has its own status, and a traceback
     python -m torch.distributed.run --standalone --nproc_per_node "$processes" --module "$@"
   else
     python -m "$@"

@@ -15,9 +15,9 @@
 # CUDA_VISIBLE_DEVICES. A run that was stopped goes on where it stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-case "${1:-}" in "" | -h | --help) usage && exit 0 ;; esac
-(($# > 1)) || fail "no checkpoint given" "bash scripts/eval/benchmark.sh $1 liuhaotian/llava-v1.5-7b"
-benchmark="$1" checkpoint="$2"
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+benchmark="${1:-BENCHMARK}" checkpoint="${2:-}"
+need_checkpoint "scripts/eval/benchmark.sh $benchmark" "$checkpoint"
 shift 2
 
 setup_environment

@@ -13,6 +13,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 case "${1:-}" in -h | --help) usage && exit 0 ;; esac
+need_checkpoint scripts/eval/lmms.sh "${1:-}"
 
 setup_environment
 python -m llava.eval.lmms_run "$@"

@@ -8,5 +8,5 @@
 # Flags and environment: bash scripts/eval/benchmark.sh --help
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-case "${1:-}" in "" | -h | --help) usage && exit 0 ;; esac
+case "${1:-}" in -h | --help) usage && exit 0 ;; esac
 exec bash scripts/eval/benchmark.sh mmvet "$@"

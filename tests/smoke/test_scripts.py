@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,79 @@ def test_an_environment_without_a_checkouts_name_is_taken_and_named(tmp_path: Pa
     assert (tmp_path / "venv" / ".llava-checkout").read_text() == f"{ROOT}\n"
     run = run_lib(fake_environment(tmp_path, "true") + "setup_environment", LLAVA_VENV=str(tmp_path / "venv"))
     assert run.returncode == 0, run.stderr
+
+
+GRIDS = ("grid", "miniature", "reproduce")  # they name their checkpoints themselves
+CHECKPOINTED = [path for path in SCRIPTS if path.parent.name == "eval" and not path.stem.startswith(GRIDS)]
+
+
+@pytest.mark.parametrize("given", [[], [""], ["--dominant", "54"]], ids=["nothing", "empty", "flag"])
+@pytest.mark.parametrize("script", CHECKPOINTED, ids=name_of)
+def test_a_missing_checkpoint_is_an_error(script: Path, given: list[str]) -> None:
+    """An empty "$CKPT" is a variable that was not set, not a question for help."""
+    benchmark = ["pope"] if script.stem == "benchmark" else []
+    run = subprocess.run(["bash", str(script), *benchmark, *given], capture_output=True, text=True, timeout=20)
+    assert run.returncode == 2 and run.stdout == ""
+    assert run.stderr.startswith("error: CKPT is missing: ") and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["all", "grid", "miniature", "reproduce_13b_vs_7b"])
+def test_ctrl_c_stops_all_of_a_script(tmp_path: Path, script: str) -> None:
+    """The program that runs leaves with 130 as ours do; the script must not go on with the next one."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    wait = "import time\ntry: print('started', flush=True); time.sleep(60)\nexcept KeyboardInterrupt: exit(130)"
+    python.write_text(
+        f"""#!/usr/bin/env bash
+case "$1" in
+  -c) case "$*" in *device_count*) echo 0 ;; esac ;;
+  -) cat >/dev/null && echo hash ;;
+  *) exec "{sys.executable}" -c "{wait}" ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    (tmp_path / ".llava-lock-hash").write_text("hash\n")
+    with subprocess.Popen(
+        ["bash", str(ROOT / "scripts" / "eval" / f"{script}.sh"), *(["ckpt"] if script == "all" else [])],
+        env={**os.environ, "LLAVA_VENV": str(tmp_path), "NUM_PROCESSES": "1", "OUT": str(tmp_path / "out")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # where the tests ignore it
+    ) as run:
+        assert run.stdout is not None and run.stdout.readline() == "started\n"
+        os.killpg(run.pid, signal.SIGINT)
+        said, _ = run.communicate(timeout=20)
+    assert (run.returncode, said) == (130, "")
+
+
+def test_all_ends_with_the_figures_of_all(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        """#!/usr/bin/env bash
+case "$1" in
+  -c) case "$*" in *device_count*) echo 0 ;; esac ;;
+  -) cat >/dev/null && echo hash ;;
+  *)
+    echo "$3: 50.00 (what it is; 32 of 40 questions, 16.0 visual tokens an image)"
+    echo "  own 1.00"
+    echo "record: $3.json"
+    echo "table: make it"
+    [[ "$3" != gqa ]] ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    (tmp_path / ".llava-lock-hash").write_text("hash\n")
+    environment = {**os.environ, "LLAVA_VENV": str(tmp_path), "NUM_PROCESSES": "1", "BENCHMARKS": "pope gqa"}
+    command = ["bash", "scripts/eval/all.sh", "ckpt"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    line = "{}: 50.00 (what it is; 32 of 40 questions, 16.0 visual tokens an image)"
+    assert run.stdout.splitlines()[-3:] == [line.format("pope"), line.format("gqa"), "table: make it"]
+    assert run.returncode == 1 and "failed: gqa" in run.stderr
 
 
 def launch(tmp_path: Path, environment: dict[str, str], gpus: int = 4) -> subprocess.CompletedProcess[str]:
