@@ -171,6 +171,7 @@ def answer(asked: QuestionSet, options: AnswerOptions) -> Generation | None:
         num_workers=options.num_workers,
         made_from=answer_inputs(options.model_path, options.model_base, asked, pictures),
         title=target.name,
+        file_flag="--answers-file",
     )
     typer.echo(_summary(outcome, target))
     return outcome

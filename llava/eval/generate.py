@@ -40,7 +40,6 @@ logger = logging.getLogger(__name__)
 
 VISUAL_TOKENS = "visual_tokens"
 MADE_FROM = "made_from"
-_ELSEWHERE = "or answer into another file (--answers-file; --name of run_benchmark)"
 
 
 @dataclass(frozen=True)
@@ -95,34 +94,46 @@ def generate(
     also_done: Sequence[Path] = (),
     made_from: Mapping[str, str] | None = None,
     title: str = "",
+    file_flag: str = "",
 ) -> Generation:
-    """Answer this shard of the questions into `answers_file`, going on where a former run stopped.
+    """Answer this shard of the questions into `answers_file`, going on where a former run stopped; says where that is.
 
     Args:
         also_done: further answer files whose ids need not be asked again (other ranks' parts).
         made_from: hashes, by name, of what answers depend on beside the settings: weights, pictures.
         title: what the progress bar says; no bar without it or without a terminal.
+        file_flag: the flag that names another answer file, for the messages.
 
     Raises:
         ValueError: a missing or corrupt image (file and id are named), or an answer file that other settings, other
             inputs or another question text made.
+        KeyboardInterrupt: stopped; how far it came is told.
     """
     if batch_size < 1:
         raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
     questions = shard.take(asked.questions)
     target = Path(answers_file)
-    _check_settings(answerer, target, also_done, made_from or {})
-    done = _collect_done(questions, [target, *also_done], own=target)
+    elsewhere = f", or answer into another file ({file_flag})" if file_flag else ""
+    _check_settings(answerer, target, also_done, made_from or {}, elsewhere)
+    done = _collect_done(questions, [target, *also_done], target, elsewhere)
     todo = [question for question in questions if question.key not in done]
     target.parent.mkdir(parents=True, exist_ok=True)
     loader = _loader(answerer, QuestionSet(tuple(todo), asked.pictures), batch_size, num_workers)
-    with target.open("a", encoding="utf-8") as stream, progress(title, len(questions), len(done)) as advance:
-        for batch in _batches(todo, batch_size):
-            answers = _ask(answerer, batch, next(loader))
-            stream.write("".join(dump_line(answer.to_row()) for answer in answers))
-            stream.flush()
-            done.update(zip((question.key for question in batch), answers, strict=True))
-            advance(len(answers))
+    if done and todo:
+        logger.info("going on at %d of %d", len(done) + 1, len(questions))
+    elif done:
+        logger.info("%d of %d answered already", len(done), len(questions))
+    try:
+        with target.open("a", encoding="utf-8") as stream, progress(title, len(questions), len(done)) as advance:
+            for batch in _batches(todo, batch_size):
+                answers = _ask(answerer, batch, next(loader))
+                stream.write("".join(dump_line(answer.to_row()) for answer in answers))
+                stream.flush()
+                done.update(zip((question.key for question in batch), answers, strict=True))
+                advance(len(answers))
+    except KeyboardInterrupt:
+        logger.warning("stopped at %d of %d; the same command goes on", len(done), len(questions))
+        raise
     ordered = [done[question.key] for question in questions]
     return Generation(ordered, len(todo), mean_tokens(ordered))
 
@@ -268,7 +279,7 @@ def _metadata(question: Question, reply: Reply) -> dict[str, Any]:
     return tokens if question.copy is None else {**tokens, COPY: question.copy}
 
 
-def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Path) -> dict[str, Answer]:
+def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Path, elsewhere: str) -> dict[str, Answer]:
     """Answers to these questions that exist already; only the own file is repaired (another rank may be writing the
     others).
 
@@ -284,14 +295,14 @@ def _collect_done(questions: Sequence[Question], files: Sequence[Path], own: Pat
             if answer.prompt != texts[key]:
                 raise ValueError(
                     f"{file}: question_id {answer.question_id!r} was answered for the prompt {answer.prompt!r}, the "
-                    f"question file now says {texts[key]!r}; delete the answer file {_ELSEWHERE}"
+                    f"question file now says {texts[key]!r}; delete the answer file{elsewhere}"
                 )
             done.setdefault(key, answer)
     return done
 
 
 def _check_settings(
-    answerer: Answerer, answers_file: Path, also_done: Sequence[Path], made_from: Mapping[str, str]
+    answerer: Answerer, answers_file: Path, also_done: Sequence[Path], made_from: Mapping[str, str], elsewhere: str
 ) -> None:
     """An answer file is only continued under the settings and from the inputs that began it; for a new file they are
     noted down.
@@ -307,8 +318,8 @@ def _check_settings(
             continue
         if not record.exists():
             raise ValueError(
-                f"{file} holds answers but {record.name} is missing, so it is unknown what made them; delete it "
-                f"{_ELSEWHERE}"
+                f"{file} holds answers but {record.name} is missing, so it is unknown what made them; "
+                f"delete it{elsewhere}"
             )
         differing = _differing(json.loads(record.read_text(encoding="utf-8")), mine)
         if differing:
@@ -316,7 +327,7 @@ def _check_settings(
     if others:
         file, told = next(iter(others.items()))
         names = ", ".join(other.name for other in others)
-        raise ValueError(f"{file} was begun with other {told}; to ask anew delete {names}, {_ELSEWHERE}")
+        raise ValueError(f"{file} was begun with other {told}; to ask anew delete {names}{elsewhere}")
     write_text(settings_file(answers_file), json.dumps(mine, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -336,8 +347,10 @@ def _differing(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
 @contextmanager
 def progress(title: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal's error stream, or nothing; `with progress(...) as advance: advance(3)`."""
+    if not title or not sys.stderr.isatty():
+        yield lambda count: None
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not title or not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done)
         yield lambda count: bar.advance(task, count)

@@ -1,5 +1,6 @@
 """The generation loop with a stub for the model: resume, shards, settings, errors."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -82,6 +83,22 @@ def test_a_killed_run_loses_one_batch_and_a_torn_line_is_asked_again(world):
     assert file.read_bytes() == (world / "whole.jsonl").read_bytes()
     done = Stub()
     assert run(world, done).tokens_per_image == result.tokens_per_image and done.batches == []
+
+
+def test_a_run_says_where_it_goes_on_and_where_it_stopped(world, caplog):
+    caplog.set_level("INFO")
+
+    def said(stub):
+        caplog.clear()
+        with contextlib.suppress(KeyboardInterrupt):
+            run(world, stub, batch_size=2)
+        return caplog.messages
+
+    stopped = "stopped at %d of 7; the same command goes on"
+    assert said(Stub(fuse=1)) == [stopped % 2]
+    assert said(Stub(fuse=2)) == ["going on at 3 of 7", stopped % 6]
+    assert said(Stub()) == ["going on at 7 of 7"]
+    assert said(Stub()) == ["7 of 7 answered already"]
 
 
 def test_every_batch_is_on_disk_before_the_next_one_is_asked(world):
@@ -197,9 +214,9 @@ def test_a_file_made_from_other_weights_or_pictures_is_not_continued(world):
     run(world, Stub(), made_from=was)
     assert run(world, Stub(), made_from=was).asked == 0
     message = r"a\.jsonl was begun with other inputs than are there now \(model/a\.safetensors\); to ask anew delete "
-    with pytest.raises(ValueError, match=message + r"a\.jsonl, or answer into another file \(--answers-file; --name"):
-        run(world, Stub(), made_from={**was, "model/a.safetensors": "2"})
-    with pytest.raises(ValueError, match=r"there now \(pictures, model/a\.safetensors\).* delete b\.jsonl, a\.jsonl,"):
+    with pytest.raises(ValueError, match=message + r"a\.jsonl, or answer into another file \(--name\)$"):
+        run(world, Stub(), made_from={**was, "model/a.safetensors": "2"}, file_flag="--name")
+    with pytest.raises(ValueError, match=r"there now \(pictures, model/a\.safetensors\).* delete b\.jsonl, a\.jsonl$"):
         shutil.copy(world / "a.jsonl", world / "b.jsonl")
         shutil.copy(settings_file(world / "a.jsonl"), settings_file(world / "b.jsonl"))
         run(world, Stub(), "b.jsonl", also_done=[world / "a.jsonl"], made_from={"pictures": "y"})
