@@ -10,6 +10,11 @@ keeps, or --name: runs that differ in anything else (54 + 10 and 48 + 16, --orde
 Started by `torchrun`, the ranks share the questions and the one that finishes last scores.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C in the slow imports below: no traceback
+
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +24,7 @@ import typer
 
 from llava.eval.answer_command import ModelOptions, answer_command, open_answerer
 from llava.eval.answerer import LlavaAnswerer
-from llava.eval.cells import ANSWERED, FAILED, Record, write_record
+from llava.eval.cells import FAILED, Record, write_record
 from llava.eval.generate import Generation
 from llava.eval.inputs import answer_inputs
 from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED, judged_scorer
@@ -30,6 +35,7 @@ from llava.eval.measure import Prepared, Scored, Submitted, budget_record, measu
 from llava.eval.methods import named_run, requested_budget
 from llava.eval.question_set import QuestionSet
 from llava.eval.tasks.base import Benchmark, TaskScore
+from llava.eval.told import tell
 from llava.mm_utils import get_model_name_from_path
 from visionzip import Budget
 
@@ -85,7 +91,7 @@ def run_benchmark(
     else:
         scorer = task.scorer(name)
     scored = partial(_convert_and_score, task, name, scorer)
-    how = {"batch_size": options.batch_size, "num_workers": options.num_workers}
+    how = {"batch_size": options.batch_size, "num_workers": options.num_workers, "file_flag": "--name"}
     made_from = answer_inputs(options.model_path, options.model_base, asked, files["images"])
     record = measure(base, answerer, asked, scored, answers_file=answers_file, out=out, made_from=made_from, **how)
     if record is not None:
@@ -135,20 +141,14 @@ def main(
     if record is None:
         typer.echo("this rank is done; the last rank merges and scores")
         return
-    if record.status == ANSWERED:
-        typer.echo(
-            f"{benchmark.title} is scored by {record.server}; send it the file named above, then "
-            f"visionzip eval report --records {folder} --server {record.name}=SCORE"
-        )
-        return
-    tokens = "no images" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f} visual tokens an image"
-    typer.echo(f"{benchmark.title}: {record.headline:.2f} ({benchmark.metric}; {record.n} questions, {tokens})")
-    for key, value in record.figures.items():
-        typer.echo(f"  {key}: {value}")
+    for line in tell(benchmark, record, folder):
+        typer.echo(line)
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 app.command(epilog=EXAMPLE)(main)
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     app()

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,14 @@ def test_every_script_goes_from_question_file_to_score(home, tmp_path, name, mon
     record = read_record(tmp_path / "out" / "cells" / "visionzip-7" / f"{name}.json")
     assert record.status == "complete" and record.tokens_per_image == 7.0
     benchmark = ALL[name]
-    assert f"{benchmark.title}: {record.headline:.2f}" in said
+    assert f"{benchmark.title}: {record.headline:.2f} (" in said
+    out = tmp_path / "out"
+    assert said.rstrip().splitlines()[-2:] == [
+        f"record: {out}/cells/visionzip-7/{name}.json",
+        f"table: visionzip eval report --records {out} --out {out}/report",
+    ]
+    told = said[said.index(f"{benchmark.title}: ") :].rstrip()
+    assert told.count("\n") <= 3 and not re.search(r"\d\.\d{3}|[{}]", told), told
     items = read_items(tmp_path / "out", "visionzip-7", name)
     assert len(items.ids) == record.n == len(benchmark.read(root).questions)
     assert sum(ratio.value for ratio in items.ratios) == pytest.approx(record.headline, abs=0.1)
@@ -96,7 +104,7 @@ def test_answers_only_a_server_can_score_are_written_and_named(home, tmp_path):
     arguments = ["vqav2", "--model-path", home / "playground/miniature/llava-mini-v1.5", "--root", root]
     said = invoke(run_benchmark.app, [*arguments, "--out", tmp_path / "out", "--max-new-tokens", 3])
     (tmp_path / "hidden.json").rename(hidden)
-    assert "send it the file named above" in said and "--server dense/vqav2=SCORE" in said
+    assert "VQAv2: answered (scored by the EvalAI server" in said and "--server dense/vqav2=SCORE" in said
     assert read_record(tmp_path / "out" / "cells" / "dense" / "vqav2.json").status == "answered"
     table = invoke(
         report.app, ["--records", tmp_path / "out", "--out", tmp_path / "table", "--server", "dense/vqav2=70"]
@@ -210,9 +218,10 @@ def test_a_finished_grid_is_not_redone(home, results, monkeypatch):
 
 
 def test_the_report_is_rendered(results, tmp_path):
-    assert "| VisionZip | 8 |" in invoke(report.app, ["--records", results, "--out", tmp_path])
-    assert "| VisionZip | 8 |" in (tmp_path / "report.md").read_text()
-    assert (tmp_path / "accuracy.png").stat().st_size > 10_000
+    said = invoke(report.app, ["--records", results, "--out", tmp_path])
+    assert "| VisionZip | 8 |" in said and "| VisionZip | 8 |" in (tmp_path / "report.md").read_text()
+    # A random model may be right in nothing of a benchmark; then no row has an average to draw.
+    assert (tmp_path / "accuracy.png").exists() == ("and accuracy.png to" in said)
 
 
 def test_the_diff_opens_the_benchmarks_own_pictures(home, results, tmp_path, monkeypatch):

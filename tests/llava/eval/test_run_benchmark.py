@@ -1,7 +1,12 @@
 """What a record says was run: as asked for, as saved, and when VisionZip is the tuned one. Which answers it goes on
 with, and what it says of missing pictures."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from llava.eval.answer_command import ModelOptions
+from llava.eval.answerer import LlavaAnswerer
 from llava.eval.cells import read_record
 from llava.eval.run_benchmark import app, what_runs
 from llava.eval.tasks import TASKS
@@ -16,6 +22,8 @@ from tests.tiny_checkpoints import tiny_vicuna_llava, write_v15
 from tests.tiny_eval import picture, write_root
 from visionzip import Budget, VisionZip
 from visionzip.methods import Pool
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def runs(compressor, saved=None, **asked):
@@ -70,7 +78,8 @@ def test_runs_that_would_share_a_file_are_told_apart_by_name(checkpoint, world, 
     assert how == {"batch_size": 5, "processes": 1, "attention": "sdpa", "fast": False}
     other = ["--dominant", 4, "--contextual", 3]
     code, said = invoke(checkpoint, *other)
-    assert code == 2 and "was begun with other settings (compressor: " in said and "--name of run_benchmark" in said
+    assert code == 2 and "was begun with other settings (compressor: " in said
+    assert said.endswith(", or answer into another file (--name)")
     code, said = invoke(checkpoint, *other, "--name", "four")
     assert code == 0, said
     assert sorted(file.name for file in (world / "pope/answers").glob("*.jsonl")) == [
@@ -79,6 +88,44 @@ def test_runs_that_would_share_a_file_are_told_apart_by_name(checkpoint, world, 
     ]
     kept = read_record(tmp_path / "runs/benchmarks/four/cells/visionzip-7/pope.json").budget
     assert kept == {"dominant": 4, "contextual": 3, "total": 7}
+
+
+def test_the_last_lines_name_the_true_folder_of_the_record(checkpoint, world, tmp_path):
+    code, said = invoke(checkpoint, "--limit", 2, "--name", "four")
+    assert code == 0 and "(F1 over adversarial alone, no random and no popular among the questions; 2 " in said
+    folder = "runs/benchmarks/four-first2"
+    assert said.endswith(
+        f"record: {folder}/cells/dense/pope.json table: visionzip eval report --records {folder} --out {folder}/report"
+    )
+    assert read_record(tmp_path / folder / "cells/dense/pope.json").figures["categories"].keys() == {"adversarial"}
+
+
+def test_ctrl_c_ends_it_with_130_and_no_traceback(checkpoint, world, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LlavaAnswerer, "reply", stop)
+    code, said = invoke(checkpoint)
+    assert code == 130 and "Traceback" not in said
+
+
+def test_ctrl_c_while_importing_ends_it_without_a_traceback(tmp_path):
+    """Imports take longer than all else of a small run; a slow one stands in for them."""
+    (tmp_path / "typer.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "llava.eval.run_benchmark", "pope"]
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # where the tests ignore it
+    ) as run:
+        assert run.stdout is not None and run.stdout.readline() == "importing\n"
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=20)
+    assert run.returncode == -signal.SIGINT and said == ""
 
 
 def test_a_checkpoint_overwritten_in_place_does_not_get_the_former_ones_answers(checkpoint, world, tmp_path):
