@@ -30,6 +30,7 @@ from llava.miniature.world import SPLITS, Scene, sample_scene, split_of
 logger = logging.getLogger(__name__)
 
 MIX_FILE = "llava_miniature_mix.json"
+JUDGED_SETS = ("llavabench", "mmvet")  # which write_eval writes beside its own and does not name
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,8 @@ def write_world(out: Path, rows: int, questions: int, workers: int) -> bool:
         write_mix(out, MIX_FILE, SPLITS["tune"][:rows], "tune", workers)
     write_json(record, {"mix": wanted["mix"]})
     write_eval(out, questions, workers)
+    for name in JUDGED_SETS:
+        logger.info("eval set %s: done", name)
     write_json(record, wanted)
     return True
 

@@ -5,15 +5,16 @@ an answer without a question and a question without a reference are errors, neve
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from llava.eval.question_set import QuestionSet, read_question_set
+from llava.eval.question_set import Folder, QuestionSet, read_question_set
 from llava.eval.records import Answer, Question, check_ids, key_answers
 
 Reference = Mapping[str, Any]
 OFFICIAL = "official"
+MINIATURE = "miniature"  # the folder our own world lies in, whatever is above it
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark in the public layout. Paths are below the eval root (playground/data/eval).
+    """One benchmark in the public layout. Paths are below the eval root, which is playground/data/eval or another.
 
     title: column head. metric: what the headline is, in words. questions: the question file. images: the picture
     folder, None where pictures lie in the question file. annotations: what scoring needs beside the question file.
@@ -138,10 +139,13 @@ class Benchmark:
             ValueError: a file is missing (and where to get it), or malformed.
         """
         if self.reader is not None:
-            return self.reader(root)
+            asked = self.reader(root)
+            if not isinstance(asked.pictures, Folder):
+                return asked
+            return replace(asked, pictures=replace(asked.pictures, obtain=remedy(self.obtain, root)))
         assert self.images is not None, f"{self.name}: pictures in the question file need a reader"
         questions, images = (require(root / name, self.obtain) for name in (self.questions, self.images))
-        return read_question_set(questions, images, self.obtain)
+        return read_question_set(questions, images, remedy(self.obtain, root))
 
     def require_files(self, root: Path) -> None:
         """All files are there; annotations may be missing where a server has them.
@@ -153,7 +157,17 @@ class Benchmark:
         needed += [] if self.server else self.annotations
         missing = [str(root / name) for name in needed if not (root / name).exists()]
         if missing:
-            raise ValueError(f"{self.name}: {', '.join(missing)} not found; {self.obtain}")
+            raise ValueError(f"{self.name}: {', '.join(missing)} not found; {remedy(self.obtain, root)}")
+
+
+def remedy(obtain: str, root: Path) -> str:
+    """Where missing files come from, in words: the public ones, or what writes those of the miniature.
+
+    Args:
+        obtain: where the public ones are.
+        root: the eval root.
+    """
+    return _write_miniature(root) or f"{obtain} (the eval root is {root})"
 
 
 def require(path: Path, obtain: str) -> Path:
@@ -163,8 +177,18 @@ def require(path: Path, obtain: str) -> Path:
         ValueError: nothing is there; says where to get it.
     """
     if not path.exists():
-        raise ValueError(f"{path} not found; {obtain}")
+        raise ValueError(f"{path} not found; {_write_miniature(path) or obtain}")
     return path
+
+
+def _write_miniature(place: Path) -> str:
+    """How to write the miniature world that a place belongs to; "" where it belongs to none."""
+    parts = place.parts
+    if MINIATURE not in parts:
+        return ""
+    world = Path(*parts[: len(parts) - parts[::-1].index(MINIATURE)])
+    record = world / "world.json"  # where it is, nothing would be written anew
+    return f"{f'remove {record} and ' if record.exists() else ''}run python -m llava.miniature.benchmarks --out {world}"
 
 
 def join(questions: Sequence[Question], references: Mapping[str, Reference], answers: Sequence[Answer]) -> list[Item]:

@@ -12,7 +12,7 @@ from llava.utils import write_text
 
 EVAL_ZIP = (
     "eval.zip of LLaVA's evaluation guide (docs/Evaluation.md of haotian-liu/LLaVA; "
-    "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy), unpacked in playground/data/eval"
+    "https://drive.google.com/file/d/1atZSBBrAX54yYpxtVVW33zFvcnaHeFPy), unpacked in the eval root"
 )
 Key = TypeVar("Key", bound=Hashable)
 

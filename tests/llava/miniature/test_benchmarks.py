@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from llava.eval.judge.benchmarks import BENCHMARKS
 from llava.miniature import benchmarks
 from llava.miniature.benchmarks import MIX_FILE, mix_row, write_mix, write_world
 from llava.miniature.world import SPLITS, split_of
@@ -42,6 +43,14 @@ def test_the_mix_is_of_the_tune_split(world: Path) -> None:
 def test_rows_of_another_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"seed 2000000 belongs to split 'test', not to 'tune'"):
         write_mix(tmp_path, "mix.json", SPLITS["test"][:3], "tune", workers=1)
+
+
+def test_all_twelve_twins_are_named(world: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    assert write_world(world, rows=60, questions=9, workers=1)
+    named = {line.split()[2].rstrip(":") for line in caplog.messages if line.startswith("eval set ")}
+    assert named == set(BENCHMARKS) - {"seed_image"} and len(named) == 12
+    assert write_world(world, rows=60, questions=12, workers=1)
 
 
 def test_a_finished_world_is_kept_and_a_torn_one_is_made_again(world: Path) -> None:
