@@ -94,7 +94,7 @@ def _row(
         "path": case.path,
         "budget": None if case.budget is None else [case.budget.dominant, case.budget.contextual],
         "visual_tokens": program.visual,
-        "visual_tokens_per_layer": round(sum(program.kept) / len(program.kept), 1),
+        "visual_tokens_per_layer": program.per_layer,
         "first": summarize([run | {"rest": run["total"] - _named(run)} for run in first]),
         "answer": summarize(answer),
         "decode_step": _decode_step(first, answer, count - 1),

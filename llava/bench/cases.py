@@ -44,11 +44,10 @@ class Case:
     path: str = "plain"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS or self.path not in PATHS:
-            raise ValueError(
-                f"unknown method or path {self.method!r}, {self.path!r}; methods: {', '.join(METHODS)}; "
-                f"paths: {', '.join(PATHS)}"
-            )
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        if self.path not in PATHS:
+            raise ValueError(f"unknown path {self.path!r}; known: {', '.join(PATHS)}")
         if (self.method == "dense") != (self.budget is None):
             raise ValueError(f"method {self.method!r} with budget {self.budget}: dense has none, every other needs one")
         if self.path == "official" and self.method != "visionzip":
@@ -100,6 +99,22 @@ def parse_case(text: str) -> Case:
     if len(rest) > 1:
         raise ValueError(f"case {text!r}: expected METHOD[:TOKENS PER TILE][:PATH]")
     return Case(method, budget, *rest)
+
+
+def check_cases(model: Any, cases: Sequence[Case]) -> None:
+    """Before anything is measured. Raises: ValueError naming every case that this model cannot run, and why."""
+    patches, layers, wrong = model.get_vision_tower().num_patches, len(model.get_decoder().layers), []
+    for case in cases:
+        try:
+            if (compressor := case.compressor()) is not None:
+                compressor.tokens_per_tile(patches)
+        except ValueError as error:
+            wrong.append(f"{case.label}: {error}")
+        cuts = pruner_of(case, patches, 1).layers if case.method in INSIDE else ()
+        if any(layer >= layers - 1 for layer in cuts):
+            wrong.append(f"{case.label}: it prunes behind layers {', '.join(map(str, cuts))}, the model has {layers}")
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)}. Leave out what does not fit this model, or choose another budget")
 
 
 def use(model: Any, case: Case) -> None:
@@ -154,6 +169,11 @@ class Program:
     visual: int
     kept: tuple[int, ...]
     fast: FastGenerator | None = None
+
+    @property
+    def per_layer(self) -> float:
+        """Visual tokens in a layer, mean."""
+        return round(sum(self.kept) / len(self.kept), 1)
 
 
 @contextmanager

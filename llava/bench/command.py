@@ -6,7 +6,7 @@ turn on that one model and writes a record. See docs/measuring.md for what each 
 
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +20,7 @@ from llava.bench.names import ATTENTION, BITS, INSIDE, METHODS, PARTS, PATHS
 from llava.options import sharing
 
 if TYPE_CHECKING:  # what measures is imported by the function that needs it: help must not wait for torch
+    from llava.bench.sheet import Sheet
     from llava.bench.suite import Plan
 
 
@@ -32,6 +33,9 @@ class _Told(TyperGroup):
         except ValueError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
+        except KeyboardInterrupt as stop:
+            typer.echo("stopped; parts that were done have their records, and bench all goes on behind them", err=True)
+            raise typer.Exit(130) from stop
 
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False, cls=_Told)
@@ -50,7 +54,9 @@ class Options:
 
     model: Annotated[str | None, typer.Option(help="Checkpoint folder or hub id.")] = None
     shape: Annotated[str | None, typer.Option(help="Public checkpoint whose shape gets random weights.")] = None
-    layers: Annotated[int | None, typer.Option(help="With --shape: fewer decoder layers, for a small machine.")] = None
+    layers: Annotated[int | None, typer.Option(help="With --shape: fewer decoder layers; the tower stays whole.")] = (
+        None
+    )
     dtype: Annotated[
         str | None, typer.Option(help="bfloat16, float16, float32. Default: bfloat16 on a GPU, else float32.")
     ] = None
@@ -61,27 +67,26 @@ class Options:
 
 
 def case_list(method: str, budget: str, path: str) -> list[str]:
-    """Every method at every budget on every path that knows it, dense first.
+    """Every method at every budget on every path that knows it, dense first; says what is left out.
 
-    Raises: ValueError for names that are not known.
+    Raises: ValueError for names that are not known, or a budget that is none.
     """
-    from llava.bench.cases import parse_case
-
-    methods, paths = method.split(","), path.split(",")
+    methods, paths = _known("--method", method, METHODS), _known("--path", path, PATHS)
     budgets = numbers("--budget", budget) if budget else []
     wanted = [f"dense:{way}" for way in paths if way != "official"] or ["dense"]
     for name in methods:
         if name == "dense":
             continue
         for tokens in budgets:
-            ways = [way for way in paths if way == "plain" or name == "visionzip" or _runs(name, tokens, way)]
+            lacking = {way: reason for way in paths if (reason := _why_not(name, tokens, way))}
+            ways = [way for way in paths if way not in lacking]
             if not ways:
                 raise ValueError(f"--method {name} runs on none of --path {path}: add a path it knows, or leave it out")
+            for way, reason in lacking.items():
+                typer.echo(f"left out: {name}-{tokens} {way} ({reason})", err=True)
             wanted += [f"{name}:{tokens}:{way}" for way in ways]
         if not budgets:
             raise ValueError(f"--method {name} needs --budget, tokens per tile")
-    for text in wanted:
-        parse_case(text)
     return list(dict.fromkeys(wanted))  # what is named twice is measured once
 
 
@@ -93,14 +98,29 @@ def numbers(flag: str, text: str) -> list[int]:
     return [int(part) for part in found]
 
 
-def _runs(name: str, tokens: int, way: str) -> bool:
-    from llava.bench.cases import parse_case
+def _known(flag: str, text: str, names: Sequence[str]) -> list[str]:
+    """Names, comma separated. Raises: ValueError naming flag and the one that is not known."""
+    given = [name.strip() for name in text.split(",")]
+    for name in given:
+        if name not in names:
+            raise ValueError(f"{flag} {name}: expected some of {', '.join(names)}, comma separated")
+    return given
+
+
+def _why_not(name: str, tokens: int, way: str) -> str | None:
+    """Why a method at a budget has no such path. Raises: ValueError for a budget that is none for it at all."""
+    from llava.bench.cases import Case
+    from visionzip import budget_for
 
     try:
-        parse_case(f"{name}:{tokens}:{way}")
-    except ValueError:
-        return False
-    return True
+        budget = budget_for(tokens)
+    except ValueError as error:
+        raise ValueError(f"--budget {tokens}: {error}") from error
+    try:
+        Case(name, budget, way)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _measure(
@@ -134,7 +154,7 @@ def _measure(
 
 
 def _run(plans: "list[Plan]", out: Path, device: str, only: str | None = None, *, again: bool = False) -> None:
-    from llava.bench.show import tables
+    from llava.bench.show import sheets
     from llava.bench.suite import record_file, run
 
     console = Console(stderr=True)
@@ -143,16 +163,25 @@ def _run(plans: "list[Plan]", out: Path, device: str, only: str | None = None, *
         console.print(line, highlight=False, markup=False)
 
     failed = list(run(plans, out, device, report, only, again=again))
+    not_now = {(failure.name, failure.part) for failure in failed}
     for plan in plans:
-        for part in plan.parts:
-            file = record_file(out, plan, part)
-            if only in (None, part) and file.is_file():
-                for table in tables(file):
-                    Console().print(table)
-    for line in failed:
-        typer.echo(f"error: {line}", err=True)
+        for part in plan.parts if (plan.name, None) not in not_now else ():
+            if only in (None, part) and (plan.name, part) not in not_now:
+                for sheet in sheets(record_file(out, plan, part)):
+                    _print(sheet)
+    for failure in failed:
+        typer.echo(f"error: {failure}", err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _print(sheet: "Sheet") -> None:
+    """A table that fits the terminal; into a file or a pipe, which have no width, as markdown."""
+    screen = Console()
+    if screen.is_terminal:
+        screen.print(sheet.to_rich())
+    else:
+        typer.echo(f"{sheet.to_markdown()}\n")
 
 
 def _where(device: str | None) -> str:
@@ -244,11 +273,13 @@ def train(
     budget: Budget = "64",
     rows: Annotated[int, typer.Option(help="Rows of a micro batch.")] = 4,
     text: Annotated[int, typer.Option(help="Text tokens of a row.")] = 250,
+    supervised: Annotated[int, typer.Option(help="How many of these have a label.")] = 100,
     rounds: Rounds = 5,
 ) -> None:
     """A projector-only training step: seconds and peak memory."""
     cases = case_list(method, budget, "plain")
-    _measure(options, {"train": {"cases": cases, "rows": rows, "text": text, "rounds": rounds}})
+    given: dict[str, Any] = {"cases": cases, "rows": rows, "text": text, "supervised": supervised, "rounds": rounds}
+    _measure(options, {"train": given})
 
 
 @app.command("all", epilog="Example: visionzip bench all --config configs/bench/gpu.yaml --out results/gpu")

@@ -59,8 +59,8 @@ def first_token_headline(record: Record, loop: Record | None) -> Sheet:
         "speed-up to the first token",
         *(["the same over dense on its path"] if same else []),
         "measured / floor",
-        "speed-up of an answer",
-        *(["speed-up, many pictures"] if loops else []),
+        f"speed-up of {record['settings'].get('new_tokens', 'all')} new tokens",
+        *(["speed-up, many pictures one by one"] if loops else []),
     ]
     rounds, of = answer_rounds(cases[0])
     if loop and loops:

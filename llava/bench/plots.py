@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from llava.bench.sheet import Record, on_gpu
+from llava.bench.sheet import SOUND_FIT, Record, on_gpu
 from llava.bench.show_latency import REST, stage_names, stages_of
 
 # Colours that stay apart for the colour-blind; a marker each, so that the picture works in grey too.
@@ -116,7 +116,7 @@ def _split(stages: dict[str, float]) -> dict[str, float]:
 
 
 def draw_tokens(record: Record, path: Path) -> None:
-    """Time to the first token against visual tokens (mean over layers), both logarithmic; a line a method and path."""
+    """Time to the first token against visual tokens (mean over layers, logarithmic); a line a method and path."""
     gpu, cases = on_gpu(record), record["cases"]
     scale = 1e3 if gpu else 1 / cases[0]["first"]["total"]["median"]
     groups: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -133,8 +133,8 @@ def draw_tokens(record: Record, path: Path) -> None:
         axes.plot(*zip(*sorted(points), strict=True), **line, marker=marker, markersize=size, fillstyle=fill)
     axes.set_xscale("log", base=2)
     _plain_ticks(axes, [x for points in groups.values() for x, _ in points])
-    _plain_logarithm(axes)
-    axes.set_xlabel("visual tokens in a layer, mean")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("visual tokens in a layer, mean (logarithmic)")
     axes.set_ylabel("time to the first token, " + ("ms" if gpu else f"{record['compared_with']} = 1"))
     axes.grid(alpha=0.25)
     axes.set_title(_subject(record), fontsize=10)
@@ -154,15 +154,16 @@ def _plain_ticks(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _plain_logarithm(axes: Axes) -> None:
-    """A logarithmic axis at the side with ticks at 1, 2, 5, 10, ..., written out."""
+    """A logarithmic axis at the side with ticks at 1, 2, 5, 10, ..., written out; closer ones where few would show."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > 5 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
 
 
 def draw_scaling(record: Record, path: Path) -> None:
-    """A panel a curve, logarithmic, with the fitted power law: ms on a GPU, times the smallest size on a CPU."""
+    """A panel a curve: ms on a GPU, the smallest size 1 on a CPU; logarithmic, with the power law, where one fits."""
     gpu, curves = on_gpu(record), record["curves"]
     figure, panels = _new(3.4 * len(curves), 3.2, len(curves))
     for axes, curve in zip(panels, curves, strict=True):
@@ -170,12 +171,17 @@ def draw_scaling(record: Record, path: Path) -> None:
         scale = 1e3 if gpu else 1 / seconds[0]
         sizes, values = curve["sizes"], [value * scale for value in seconds]
         axes.plot(sizes, values, "o", color="#0072b2", markersize=5)
-        axes.plot(sizes, _power_law(sizes, values, curve["exponent"]), color="#7f7f7f", linewidth=1, zorder=0)
+        sound = curve["r2"] >= SOUND_FIT
+        if not sound:
+            axes.set_ylim(0, 1.2 * max(values))
+        else:
+            axes.plot(sizes, _power_law(sizes, values, curve["exponent"]), color="#7f7f7f", linewidth=1, zorder=0)
+            _plain_logarithm(axes)
         axes.set_xscale("log", base=2)
         _plain_ticks(axes, sizes)
-        _plain_logarithm(axes)
         axes.set_xlabel(curve["over"])
-        axes.set_title(f"{curve['of']}: exponent {curve['exponent']:.2f}", fontsize=10)
+        found = f"exponent {curve['exponent']:.2f}" if sound else "no exponent fits"
+        axes.set_title(f"{curve['of']}: {found}", fontsize=10)
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("time, " + ("ms" if gpu else "smallest = 1"))
     figure.suptitle(_subject(record), fontsize=10)
@@ -189,12 +195,15 @@ def _power_law(sizes: Sequence[float], values: Sequence[float], exponent: float)
 
 
 def draw_frontier(points: Sequence[Point], path: Path, caption: str) -> None:
-    """Accuracy in per cent of dense against speed-up to the first token; a line a method, budgets beside the points."""
+    """Accuracy in per cent of dense against speed-up to the first token; a line a method, a larger mark the larger the
+    budget."""
     figure, (axes,) = _new(7.2, 4.4)
     axes.plot([1], [100], marker=STYLES["dense"][1], color="black", markersize=10, linestyle="none", label="dense")
     groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(point.method, []).append(point)
+    budgets = sorted({point.budget for point in points}, reverse=True)
+    sizes = {budget: 9 - 5 * place / max(1, len(budgets) - 1) for place, budget in enumerate(budgets)}
     for method in sorted(groups, key=lambda name: [*STYLES, name].index(name)):
         own = sorted(groups[method], key=lambda point: point.speedup)
         colour, marker = STYLES.get(method, ("#6a3d9a", "x"))
@@ -203,13 +212,11 @@ def draw_frontier(points: Sequence[Point], path: Path, caption: str) -> None:
             [point.accuracy for point in own],
             color=colour, marker=marker, markersize=5, linewidth=1.3, label=TITLES.get(method, method),
         )  # fmt: skip
-    for point in groups.get("visionzip-tuned", groups.get("visionzip", [])):
-        axes.annotate(
-            f"{point.budget} tokens", (point.speedup, point.accuracy), xytext=(5, 5), textcoords="offset points",
-            fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
-        )  # fmt: skip
-    axes.margins(x=0.12)
-    axes.set_xlabel("speed-up to the first token")
+        for point in own:
+            axes.plot([point.speedup], [point.accuracy], color=colour, marker=marker, markersize=sizes[point.budget])
+    axes.margins(x=0.12, y=0.12)
+    marks = ", ".join(map(str, budgets))
+    axes.set_xlabel(f"speed-up to the first token (marks from large to small: {marks} tokens)")
     axes.set_ylabel("average of benchmarks, % of dense")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
     axes.grid(alpha=0.25)

@@ -202,6 +202,8 @@ def render(
 ) -> None:
     """Rewrite tables and pictures from records. What has no record says so."""
     cpu, gpu = read_folder("cpu", records[0]), read_folder("gpu", records[1])
+    if not cpu.records and not gpu.records:
+        raise ValueError(f"--records {records[0]} {records[1]}: no record in either; the pages were left as they are")
     shown = {}
     for folder in (cpu, gpu):
         drawn = plots_of(folder, accuracy, lambda line: typer.echo(line, err=True))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 Record = Mapping[str, Any]
 MEGA = 1e6
+SOUND_FIT = 0.9  # R^2 of a power law
 
 
 @dataclass(frozen=True)

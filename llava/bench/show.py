@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from llava.bench.sheet import (
+    SOUND_FIT,
     Record,
     Sheet,
     circumstances,
@@ -22,10 +21,9 @@ from llava.bench.sheet import (
     same_path_cells,
     spread_cell,
 )
-from llava.bench.show_latency import latency_sheets
+from llava.bench.show_latency import latency_sheets, tokens_cell
 
 HELD = ("weights", "activations", "cache_at_peak", "cache", "other", "peak", "steady")
-SOUND_FIT = 0.9  # R^2
 SELDOM = ("reserved", "offloaded")  # shown where a row has any
 
 
@@ -57,9 +55,7 @@ def memory_sheets(record: Record) -> list[Sheet]:
     cases = record["cases"]
     held = [part for part in HELD if part != "cache_at_peak" or "cache_at_peak_bytes" in cases[0]]  # older: not read
     parts = [*held, *(part for part in SELDOM if any(row[f"{part}_bytes"] for row in cases))]
-    rows = [
-        [row["case"], str(row["visual_tokens"]), *(megabytes(row[f"{part}_bytes"]) for part in parts)] for row in cases
-    ]
+    rows = [[row["case"], tokens_cell(row), *(megabytes(row[f"{part}_bytes"]) for part in parts)] for row in cases]
     words = [f"{part.replace('_', ' ')}, MB" for part in parts]
     note = (
         f"MB of 10^6 bytes; {counted(record['tiles'], 'tile')}, {record['text_tokens']} text tokens, "
@@ -155,13 +151,13 @@ def scaling_sheets(record: Record) -> list[Sheet]:
             curve["of"],
             curve["over"],
             ", ".join(map(str, curve["sizes"])),
-            f"{curve['exponent']:.2f}",
+            f"{curve['exponent']:.2f}" if curve["r2"] >= SOUND_FIT else f"({curve['exponent']:.2f})",
             f"{curve['r2']:.3f}",
         ]
         for curve in curves
     ]
     loose = any(curve["r2"] < SOUND_FIT for curve in curves)
-    doubt = f"Below an R^2 of {SOUND_FIT} an exponent says little: time hardly follows the size. " if loose else ""
+    doubt = f"In brackets, with an R^2 below {SOUND_FIT}: no power law fits. " if loose else ""
     note = (
         f"Least squares on logarithms of median times; 1 is proportional, 2 quadratic. {doubt}"
         f"{circumstances(record, curves[0]['seconds'][0]['n'])}"
@@ -201,8 +197,3 @@ def sheets(file: Path) -> list[Sheet]:
         raise ValueError(
             f"{file}: the record lacks {error}; it is of another version: delete it and measure again"
         ) from error
-
-
-def tables(file: Path) -> list[Table]:
-    """The tables of a record, for the terminal. Raises: as `sheets`."""
-    return [sheet.to_rich() for sheet in sheets(file)]

@@ -27,7 +27,8 @@ def latency_sheets(record: Record) -> list[Sheet]:
 
 def tokens_cell(row: Mapping[str, Any]) -> str:
     """Visual tokens that enter the language model, and their mean over its layers where some leave inside."""
-    entering, mean = row["visual_tokens"], row["visual_tokens_per_layer"]
+    entering = row["visual_tokens"]
+    mean = row.get("visual_tokens_per_layer", entering)  # of memory it is not in older records
     return str(entering) if mean == entering else f"{entering} in, {mean:.0f} a layer"
 
 
@@ -151,9 +152,10 @@ def floor_sheet(record: Record) -> Sheet:
 
 
 def _bounds(work: Mapping[str, Mapping[str, Any]]) -> str:
-    """Stages by what bounds them; a stage without work is in neither list."""
+    """Stages of the first token by what bounds them; a stage without work is in neither list."""
+    stages = {name: part for name, part in work.items() if name != "decode"}
     lists = {
-        kind: [name for name, part in work.items() if part["flops"] and part["bound"] == kind]
+        kind: [name for name, part in stages.items() if part["flops"] and part["bound"] == kind]
         for kind in ("compute", "memory")
     }
     return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in lists.items() if names)

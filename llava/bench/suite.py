@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import yaml
 
 from llava.bench import answer, costs, encode, footprint, names, received, throughput, train_step
-from llava.bench.cases import parse_case, programs
+from llava.bench.cases import Case, check_cases, parse_case, programs
 from llava.bench.roofline import Ceilings, measure_ceilings
 from llava.bench.setup import Subject, from_checkpoint, from_shape, question_for
 from llava.model.placement import as_dtype
@@ -43,6 +43,13 @@ class Bench:
     report: Report
 
 
+def _cases(bench: Bench, cases: Sequence[str]) -> list[Case]:
+    """Raises: ValueError for what is no case, or does not fit the model."""
+    parsed = [parse_case(case) for case in cases]
+    check_cases(bench.subject.model, parsed)
+    return parsed
+
+
 def latency(
     bench: Bench,
     *,
@@ -56,7 +63,7 @@ def latency(
     found = answer.measure(
         bench.subject,
         question,
-        [parse_case(case) for case in cases],
+        _cases(bench, cases),
         new_tokens=new_tokens,
         rounds=rounds,
         ceilings=bench.ceilings,
@@ -76,8 +83,7 @@ def memory(bench: Bench, *, cases: list[str], text: int = 60, new_tokens: int = 
     """Weights, activations and cache of one answer."""
     subject, question = bench.subject, question_for(bench.subject, text)
     rows = []
-    wanted = [parse_case(case) for case in cases]
-    for case in wanted:  # one at a time: another case's buffers are none of this one's
+    for case in _cases(bench, cases):  # one at a time: another case's buffers are none of this one's
         with programs(subject, question, [case], new_tokens) as ready:
             program = ready[case.label]
             if program.fast is not None:  # its cache comes with the first answer and stays
@@ -88,7 +94,8 @@ def memory(bench: Bench, *, cases: list[str], text: int = 60, new_tokens: int = 
                 layers=subject.model.get_decoder().layers,
                 static_cache=0 if program.fast is None else program.fast.cache_bytes,
             )
-            rows.append({"case": case.label, "visual_tokens": program.visual, **parts})
+            tokens = {"visual_tokens": program.visual, "visual_tokens_per_layer": program.per_layer}
+            rows.append({"case": case.label, **tokens, **parts})
         bench.report(f"memory: {case.label}")
     return {"tiles": question.tiles, "text_tokens": question.text, "new_tokens": new_tokens, "cases": rows}
 
@@ -107,7 +114,7 @@ def loop(
     """Short answers to many pictures."""
     rows = throughput.measure(
         bench.subject,
-        [parse_case(case) for case in cases],
+        _cases(bench, cases),
         question_for(bench.subject, text).ids,
         questions=questions,
         batch_sizes=batch_sizes or [1],
@@ -123,7 +130,7 @@ def train(
     bench: Bench, *, cases: list[str], rows: int = 4, text: int = 250, supervised: int = 100, rounds: int = 5
 ) -> dict[str, Any]:
     """A projector-only training step."""
-    wanted = [parse_case(case) for case in cases]
+    wanted = _cases(bench, cases)
     options: dict[str, Any] = {"rows": rows, "text": text, "supervised": supervised, "rounds": rounds}
     return {
         "supervised": supervised,
@@ -218,29 +225,49 @@ def record_file(out: Path, plan: Plan, part: str) -> Path:
     return out / f"{plan.name}.{part}.json"
 
 
-def open_parts(plan: Plan, out: Path, only: str | None, device: str) -> dict[str, Mapping[str, Any]]:
-    """Parts without a record of these settings that this commit made on this device, with these versions.
+class Failure(NamedTuple):
+    """What could not be measured, and why. part: None where the model itself could not be loaded."""
 
-    Local changes may be to anything, so nothing counts as measured then.
+    name: str
+    part: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}" if self.part is None else f"{self.name}, {self.part}: {self.reason}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def kept_parts(plan: Plan, out: Path, device: str) -> dict[str, str]:
+    """Parts with a record of these settings that this commit made on this device, with these versions: part -> date.
+
+    Local changes may be to anything, so nothing is kept then.
     """
-    now, left = stamp(device=device_name(torch.device(device).type)), {}
+    now, kept = stamp(device=device_name(torch.device(device).type)), {}
+    if now["dirty"]:
+        return {}
     for part, options in plan.parts.items():
         file = record_file(out, plan, part)
         done = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        same = done.get("settings") == {"load": dict(plan.load), **options} and not now["dirty"]
         made = done.get("stamp", {})
-        if only in (None, part) and not (same and all(made.get(key) == now[key] for key in MADE_BY)):
-            left[part] = options
-    return left
+        same = done.get("settings") == {"load": dict(plan.load), **options}
+        if same and all(made.get(key) == now[key] for key in MADE_BY):
+            kept[part] = made.get("date", "before")
+    return kept
 
 
 def run(
     plans: list[Plan], out: Path, device: str, report: Report, only: str | None = None, *, again: bool = False
-) -> Iterator[str]:
+) -> Iterator[Failure]:
     """Measure what has no record yet (again: all of it); yields what failed, as it fails."""
     for plan in plans:
         wanted = {part: options for part, options in plan.parts.items() if only in (None, part)}
-        left = wanted if again else open_parts(plan, out, only, device)
+        kept = {} if again else kept_parts(plan, out, device)
+        for part in wanted.keys() & kept.keys():
+            report(f"{plan.name}, {part}: kept, measured {kept[part]}")
+        left = {part: options for part, options in wanted.items() if part not in kept}
         if not left:
             report(f"{plan.name}: nothing left to measure")
             continue
@@ -252,14 +279,14 @@ def run(
 
 def _run_plan(
     plan: Plan, left: Mapping[str, Mapping[str, Any]], out: Path, device: str, report: Report
-) -> Iterator[str]:
+) -> Iterator[Failure]:
     """These parts of one model, which is let go when this returns; yields what failed."""
     begin = time.perf_counter()
     try:
         subject = plan.subject(device)
         bench = Bench(subject, measure_ceilings(device, subject.model.dtype), report)
     except Exception as error:  # noqa: BLE001 - a model that does not fit or lacks a library fails alone
-        yield f"{plan.name}: {type(error).__name__}: {error}"
+        yield Failure(plan.name, None, _reason(error))
         return
     report(f"{plan.name}: ready after {time.perf_counter() - begin:.0f} s")
     for part, options in left.items():
@@ -267,7 +294,7 @@ def _run_plan(
         try:
             found = PARTS[part](bench, **options)
         except Exception as error:  # noqa: BLE001 - the other parts are still worth having; the caller exits with 1
-            yield f"{plan.name}, {part}: {type(error).__name__}: {error}"
+            yield Failure(plan.name, part, _reason(error))
             continue
         write_json(record_file(out, plan, part), _record(bench, plan, part, options, found))
         report(f"{plan.name}, {part}: done in {time.perf_counter() - begin:.0f} s")

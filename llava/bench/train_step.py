@@ -38,6 +38,18 @@ def training(subject: Subject) -> Iterator[torch.optim.Optimizer]:
             parameter.grad = None
 
 
+def _check(cases: Sequence[Case], text: int, supervised: int) -> None:
+    """Raises: ValueError, see `measure`."""
+    if not 1 <= supervised <= text:
+        raise ValueError(f"supervised {supervised}: expected 1 to {text}, the text tokens of a row")
+    for case in cases:
+        if case.method in INSIDE or case.path != "plain":
+            raise ValueError(
+                f"train: case {case.label!r} changes how answers are made, and a training step would be that of "
+                f"another case; expected dense or one of {', '.join(IN_FRONT)} without a path: leave it out"
+            )
+
+
 def measure(
     subject: Subject,
     cases: Sequence[Case],
@@ -50,14 +62,10 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row per case: seconds of a step, speed-up over the first case, peak bytes.
 
-    Raises: ValueError for a case a training step has not: a method inside the language model, a path of answering.
+    Raises: ValueError for a case a training step has not (a method inside the language model, a path of answering), or
+        more supervised tokens than there are.
     """
-    for case in cases:
-        if case.method in INSIDE or case.path != "plain":
-            raise ValueError(
-                f"train: case {case.label!r} changes how answers are made, and a training step would be that of "
-                f"another case; expected dense or one of {', '.join(IN_FRONT)} without a path: leave it out"
-            )
+    _check(cases, text, supervised)
     model = subject.model
     question = question_for(subject, text)
     ids = question.ids.expand(rows, -1)

@@ -40,8 +40,8 @@ def test_a_case_is_written_in_one_word(text, case, label):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("zip:32", "unknown method or path 'zip'"),
-        ("visionzip:32:quick", "unknown method or path 'visionzip', 'quick'"),
+        ("zip:32", "unknown method 'zip'"),
+        ("visionzip:32:quick", "unknown path 'quick'"),
         ("visionzip", "every other needs one"),
         ("dense:32", "dense has none"),
         ("random:32:official", "not for 'random'"),

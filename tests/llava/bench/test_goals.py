@@ -33,9 +33,8 @@ def test_without_records_nothing_is_measured() -> None:
     assert {(row[2], row[3]) for row in rows} == {("-", "not measured")}
 
 
-@pytest.mark.parametrize("device", [made.CPU, made.GPU])
-def test_encoder_goals(device: str) -> None:
-    record = made.encoder(device)
+def test_encoder_goals() -> None:
+    record = made.encoder()
     assert verdicts(BLOCKS, record) == [("1.020x", "met")] * 2  # one and five tiles
     assert verdicts(FACE, record) == [("0.927x", "met")] * 2  # 1.02 / 1.1
     assert verdicts(MEMORY, record) == [("0.100x", "met")] * 2  # 50 / 500
@@ -51,7 +50,14 @@ def test_time_against_the_official_style_is_a_goal_for_gpus() -> None:
     assert verdicts(OFFICIAL, record) == [("0.510x", "met")] * 2
     encoder_row(record, "visionzip", 1)["times_official"] = made.spread(0.61)
     assert verdicts(OFFICIAL, record)[0] == ("0.610x", "not met")
-    assert verdicts(OFFICIAL, made.encoder(made.CPU)) == [("-", "not measured")]
+
+
+def test_a_cpu_decides_about_memory_only() -> None:
+    """Its times scatter by more than what the goals are about."""
+    record = made.encoder(made.CPU)
+    for goal in (OFFICIAL, BLOCKS, FACE):
+        assert verdicts(goal, record) == [("-", "not measured")]
+    assert verdicts(MEMORY, record) == [("0.100x", "met")] * 2
 
 
 def test_encoder_goals_are_about_clip_large() -> None:

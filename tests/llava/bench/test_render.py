@@ -218,3 +218,11 @@ def test_the_command(table: Path, tmp_path: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     assert f"](plots/{stem}-stages.png)" in between(text, "bench-gpu")
     assert "](plots/cpu-frontier.png)" in between(text, "bench-cpu")
+
+
+def test_folders_without_any_record_leave_the_pages_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE, encoding="utf-8")
+    words = ["--records", tmp_path / "nope", tmp_path / "nor", "--page", page, "--readme", page]
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert "no record in either" in str(done.exception) and page.read_text("utf-8") == PAGE

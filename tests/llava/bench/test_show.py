@@ -13,7 +13,7 @@ from rich.table import Table
 
 from llava.bench.headline import first_token_headline
 from llava.bench.sheet import Sheet, on_gpu
-from llava.bench.show import SHEETS, sheets, tables
+from llava.bench.show import SHEETS, sheets
 from llava.bench.show_latency import stages_of
 from tests import bench_records as made
 
@@ -195,7 +195,7 @@ def test_the_terminal_shows_the_same_cells(tmp_path: Path) -> None:
     file = made.write(tmp_path, made.latency())
     out = io.StringIO()
     console = Console(file=out, width=250)
-    for table in tables(file):
+    for table in (sheet.to_rich() for sheet in sheets(file)):
         assert isinstance(table, Table)
         console.print(table)
     shown = " ".join(out.getvalue().split())
@@ -222,7 +222,7 @@ def test_what_is_no_record_is_named(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.latency.json"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=r"x\.latency\.json: no record"):
-        tables(file)
+        sheets(file)
 
 
 def test_a_record_of_another_version_is_named(tmp_path: Path) -> None:
@@ -231,11 +231,12 @@ def test_a_record_of_another_version_is_named(tmp_path: Path) -> None:
     del record["cases"][0]["kv_bytes"]
     file.write_text(json.dumps(record), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{made.NEXT_7B}\.latency\.json: the record lacks 'kv_bytes'"):
-        tables(file)
+        sheets(file)
 
 
 def test_a_loose_fit_is_called_one(tmp_path: Path) -> None:
     record = made.scaling()
-    assert "says little" not in page(tmp_path, record)
+    assert "no power law fits" not in page(tmp_path, record)
     record["curves"][1]["r2"] = 0.38
-    assert "Below an R^2 of 0.9 an exponent says little" in page(tmp_path, record)
+    assert "In brackets, with an R^2 below 0.9: no power law fits" in page(tmp_path, record)
+    assert f"({record['curves'][1]['exponent']:.2f})" in page(tmp_path, record)

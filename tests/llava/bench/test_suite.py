@@ -183,7 +183,8 @@ def as_stamped(monkeypatch):
     """A function that says what the stamp of now is to be."""
 
     def say(**changed):
-        now = {"commit": "a" * 40, "dirty": False, "versions": {"torch": "2"}, "device": "cpu (here)", **changed}
+        now = {"commit": "a" * 40, "dirty": False, "versions": {"torch": "2"}, "device": "cpu (here)", "date": "today"}
+        now |= changed
         monkeypatch.setattr(suite, "stamp", lambda **_: now)
 
     return say
@@ -196,10 +197,11 @@ def test_what_has_its_record_is_not_measured_again(tmp_path, as_stamped):
     file = tmp_path / "small.memory.json"
     before = file.stat().st_mtime_ns
     assert list(run(small(memory=MEMORY), tmp_path, "cpu", said.append)) == []
-    assert file.stat().st_mtime_ns == before and said == ["small: nothing left to measure"]
+    assert file.stat().st_mtime_ns == before
+    assert said == ["small, memory: kept, measured today", "small: nothing left to measure"]
     assert list(run(small(memory=MEMORY), tmp_path, "cpu", quiet, again=True)) == []
     assert file.stat().st_mtime_ns != before, "a command for one part measures"
-    assert list(suite.open_parts(small(memory={**MEMORY, "new_tokens": 3})[0], tmp_path, None, "cpu")) == ["memory"]
+    assert suite.kept_parts(small(memory={**MEMORY, "new_tokens": 3})[0], tmp_path, "cpu") == {}
 
 
 @pytest.mark.parametrize(
@@ -209,15 +211,15 @@ def test_a_record_of_other_code_or_another_device_is_no_record(tmp_path, as_stam
     """The folder may hold those that were published with the code."""
     as_stamped()
     assert list(run(plans := small(memory=MEMORY), tmp_path, "cpu", quiet)) == []
-    assert suite.open_parts(plans[0], tmp_path, None, "cpu") == {}
+    assert list(suite.kept_parts(plans[0], tmp_path, "cpu")) == ["memory"]
     as_stamped(**changed)
-    assert list(suite.open_parts(plans[0], tmp_path, None, "cpu")) == ["memory"]
-    assert suite.open_parts(plans[0], tmp_path, "latency", "cpu") == {}
+    assert suite.kept_parts(plans[0], tmp_path, "cpu") == {}
 
 
 def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path):
     failed = list(run(small(latency={"cases": ["zip:16"]}, memory=MEMORY), tmp_path, "cpu", quiet))
-    assert failed == [failed[0]] and failed[0].startswith("small, latency: ValueError: unknown method or path 'zip'")
+    assert [str(one) for one in failed] == [str(failed[0])] and failed[0][:2] == ("small", "latency")
+    assert str(failed[0]).startswith("small, latency: unknown method 'zip'; known: dense")
     assert [path.name for path in tmp_path.iterdir()] == ["small.memory.json"]
 
 
@@ -231,7 +233,8 @@ def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path, monkeypatch):
         return built(plan, device)
 
     monkeypatch.setattr(Plan, "subject", subject)
-    assert list(run(plans, tmp_path, "cpu", quiet)) == ["broken: ImportError: no bitsandbytes"]
+    failed = [str(one) for one in run(plans, tmp_path, "cpu", quiet)]
+    assert failed == ["broken: ImportError: no bitsandbytes"]
     assert [path.name for path in tmp_path.iterdir()] == ["small.memory.json"]
 
 
@@ -302,12 +305,19 @@ def test_flags_become_cases_with_dense_first():
     ]
     with pytest.raises(ValueError, match="--method random needs --budget"):
         case_list("random", "", "plain")
-    with pytest.raises(ValueError, match="unknown method"):
+    with pytest.raises(ValueError, match="--method zip: expected some of dense, visionzip"):
         case_list("zip", "32", "plain")
+    with pytest.raises(ValueError, match="--path plian: expected some of plain, lean"):
+        case_list("visionzip", "32", "plian")
+    with pytest.raises(ValueError, match="--budget 1: total must be"):
+        case_list("visionzip", "1", "plain")
 
 
-def test_what_is_named_twice_is_measured_once_and_nothing_is_left_out_silently():
+def test_what_is_named_twice_is_measured_once_and_nothing_is_left_out_silently(capsys):
     assert case_list("visionzip,visionzip", "32,32", "plain") == ["dense:plain", "visionzip:32:plain"]
+    assert capsys.readouterr().err == ""
+    assert case_list("random", "16", "plain,official") == ["dense:plain", "random:16:plain"]
+    assert capsys.readouterr().err.startswith("left out: random-16 official (path 'official' is an encoder for")
     with pytest.raises(ValueError, match="--method fastv runs on none of --path fast"):
         case_list("visionzip,fastv", "32", "fast")
     with pytest.raises(ValueError, match="--budget 64,x: expected whole numbers"):
@@ -347,6 +357,36 @@ def test_all_from_the_command_line(tmp_path):
 def test_wrong_values_name_their_flag(words, told):
     done = CliRunner().invoke(app, [*words, "--shape", "liuhaotian/llava-v1.5-7b", "--device", "cpu"])
     assert done.exit_code == 1 and told in done.output
+
+
+def test_cases_that_do_not_fit_the_model_are_all_named_before_anything_is_measured(tmp_path):
+    words = ["latency", "--model", "playground/miniature/llava-mini-v1.5", "--device", "cpu", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, [*words, "--method", "visionzip,sparsevlm", "--budget", "16,200"])
+    assert done.exit_code == 1 and not list(tmp_path.iterdir())
+    for part in (
+        "visionzip-200: dominant=169 + contextual=31 = 200 tokens do not fit",
+        "sparsevlm-16: it prunes behind layers 2, 6, 15, the model has 4",
+        "Leave out what does not fit",
+    ):
+        assert part in done.output
+    assert "round" not in done.output
+
+
+def test_a_run_that_fails_prints_no_table_of_a_former_one(tmp_path):
+    words = ["memory", "--model", "playground/miniature/llava-mini-v1.5", "--device", "cpu", "--out", str(tmp_path)]
+    assert "visionzip-16" in CliRunner().invoke(app, [*words, "--budget", "16", "--new-tokens", "2"]).output
+    done = CliRunner().invoke(app, [*words, "--budget", "200"])
+    assert done.exit_code == 1 and "visionzip-16" not in done.output and "do not fit" in done.output
+
+
+def test_ctrl_c_is_told_in_a_line(monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite, "run", stop)
+    words = ["memory", "--shape", "liuhaotian/llava-v1.5-7b", "--device", "cpu"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 130 and done.output.startswith("stopped; parts that were done")
 
 
 def test_layers_are_those_of_a_shape():
