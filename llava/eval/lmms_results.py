@@ -5,8 +5,8 @@
 
 Read are `*_results.json` and the `*_samples_<task>.jsonl` beside it (written with --log_samples). Every headline is
 made again from the samples and must come out as lmms-eval printed it; what cannot be read so is refused.
-lmms-eval 0.7.3 notes neither its own version there (`lmms_eval_version` is the commit of the working directory) nor an
-identity of the data (`task_hashes` are the same for all tasks).
+lmms-eval 0.7.3 notes neither its own version there (`lmms_eval_version` is the commit of whatever git repository lies
+around its installed files) nor an identity of the data (`task_hashes` are the same for all tasks).
 """
 
 import json

@@ -7,6 +7,7 @@ lmms-eval runs in processes of its own (started by accelerate when there are sev
 a run that leaves no results is a failure here.
 """
 
+import hashlib
 import logging
 import os
 import subprocess
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 SHIPPED = Path("configs/eval/lmms_table1.yaml")
 HUB_SECONDS = 10.0
+EXAMPLE = "Example: python -m llava.eval.lmms_run liuhaotian/llava-v1.5-7b --dominant 54 --contextual 10"
 
 
 def command(lmms_arguments: list[str], processes: int) -> list[str]:
@@ -98,11 +100,27 @@ def run(config: LmmsConfig, model: Mapping[str, Any], out: Path, *, limit: int |
 
 def data_revisions(config: LmmsConfig) -> dict[str, str | None]:
     """Data set of each task -> the hub's commit of it now, which is what lmms-eval loads; None where the hub does not
-    answer (then lmms-eval takes what is in the cache). Empty for data in a folder."""
+    answer (then lmms-eval takes what is in the cache). For data in a folder a digest of their files; None where there
+    are none."""
+    names = sorted({str(read_task(tasks_folder() / task.file)["dataset_path"]) for task in config.tasks})
     if config.data is not None:
-        return {}
-    names = {str(read_task(tasks_folder() / task.file)["dataset_path"]) for task in config.tasks}
-    return {name: _revision(name) for name in sorted(names)}
+        return {name: _files_digest(config.data / name) for name in names}
+    return {name: _revision(name) for name in names}
+
+
+def _files_digest(folder: Path) -> str | None:
+    """Of the names and sizes of a data set's files: reading gigabytes would take longer than many a task. What the
+    hub's programs leave beside them (.cache, .gitattributes) is not looked at."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    seen = sorted((name.as_posix(), path.stat().st_size) for name, path in files.items() if not _hidden(name))
+    if not seen:
+        return None
+    listed = "".join(f"{name}:{size}\n" for name, size in seen)
+    return f"names and sizes: sha256 {hashlib.sha256(listed.encode()).hexdigest()}"
+
+
+def _hidden(name: Path) -> bool:
+    return any(part.startswith(".") for part in name.parts)
 
 
 def _revision(data_set: str) -> str | None:
@@ -161,10 +179,7 @@ def main(
     processes: Annotated[int | None, typer.Option(help="Default: one a GPU, else one.")] = None,
     out: Annotated[Path, typer.Option(help="Where results go.")] = Path("runs/lmms"),
 ) -> None:
-    """Run lmms-eval's tasks with our model.
-
-    Example: python -m llava.eval.lmms_run liuhaotian/llava-v1.5-7b --dominant 54 --contextual 10
-    """
+    """Run lmms-eval's tasks with our model."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         wanted = read_config(config)
@@ -190,5 +205,8 @@ def main(
         raise typer.BadParameter(str(error)) from error
 
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app.command(epilog=EXAMPLE)(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -6,7 +6,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from llava.eval import lmms_run
@@ -79,9 +78,26 @@ def test_what_was_run_on_which_data_is_noted(started, tmp_path, caplog):
     assert "dtype=float32" in words[words.index("--model_args") + 1]
     run(CONFIG, {"dtype": "bfloat16"}, tmp_path / "other", limit=None, processes=1)
     assert json.loads((tmp_path / "other" / "run.json").read_text())["model"]["dtype"] == "bfloat16"
-    local = LmmsConfig("0.7.3", CONFIG.tasks, data=tmp_path)
-    run(local, {}, tmp_path / "local", limit=None, processes=1)
-    assert json.loads((tmp_path / "local" / "run.json").read_text())["data"] == {}
+
+
+def test_data_in_a_folder_are_known_by_the_names_and_sizes_of_their_files(started, tmp_path):
+    def noted():
+        run(LmmsConfig("0.7.3", CONFIG.tasks, data=tmp_path), {}, tmp_path / "out", limit=None, processes=1)
+        return json.loads((tmp_path / "out" / "run.json").read_text())["data"]
+
+    assert noted() == {"lmms-lab-encoder/POPE": None}
+    folder = tmp_path / "lmms-lab-encoder" / "POPE" / "data"
+    folder.mkdir(parents=True)
+    (folder / "test.parquet").write_text("abc")
+    first = noted()["lmms-lab-encoder/POPE"]
+    assert first.startswith("names and sizes: sha256 ")
+    (folder.parent / ".cache").mkdir()
+    (folder.parent / ".cache" / "of-the-hub").write_text("left by a download")
+    assert noted()["lmms-lab-encoder/POPE"] == first
+    (folder / "test.parquet").write_text("abcd")
+    other = noted()["lmms-lab-encoder/POPE"]
+    (folder / "test.parquet").rename(folder / "val.parquet")
+    assert len({first, other, noted()["lmms-lab-encoder/POPE"]}) == 3
 
 
 def test_lmms_eval_is_started_where_the_data_are(started, tmp_path):
@@ -118,9 +134,7 @@ def test_a_folder_becomes_absolute_and_a_name_stays(tmp_path, monkeypatch):
 
 
 def invoke(*words):
-    app = typer.Typer()
-    app.command()(lmms_run.main)
-    return CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "300", "TERM": "dumb"})
+    return CliRunner().invoke(lmms_run.app, [str(word) for word in words])
 
 
 @pytest.fixture
@@ -216,6 +230,7 @@ def test_without_options_the_whole_table_on_every_gpu(asked, checkpoint, monkeyp
 def test_wrong_wishes_end_with_a_message(asked, checkpoint, words, message):
     done = invoke(checkpoint, *words)
     assert done.exit_code == 2 and message in done.output and not asked
+    assert "│" not in done.output, "plain text, as of the other commands"
 
 
 def test_a_folder_without_a_config_is_refused_before_anything_starts(asked, checkpoint):
