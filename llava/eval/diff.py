@@ -130,13 +130,21 @@ def read_side(cell: Path, task: str) -> Side:
     return Side(read_record(record_file(out, name, task)), items, out)
 
 
+def names_of(first: Path, second: Path) -> tuple[str, str]:
+    """What two cell folders are called: by their cells; with their records' folders where those are called the same,
+    as two splits of one total are."""
+    if first.name != second.name:
+        return first.name, second.name
+    return f"{first.name} in {first.parent.parent.name}", f"{second.name} in {second.parent.parent.name}"
+
+
 def render_html(task: str, sides: tuple[Side, Side], found: Sequence[Flip], shown: Shown, limit: int) -> str:
     """The page.
 
     Args:
         found: every item that differs; the first `limit` of them get a row.
     """
-    names = [side.record.cell for side in sides]
+    names = names_of(*(side.out / "cells" / side.record.cell for side in sides))
     lost = sum(flip.lost for flip in found)
     summary = (
         f"{len(found)} of {len(sides[0].items.ids)} items differ: {lost} only {names[0]} has right, "
@@ -270,10 +278,10 @@ def main(
     try:
         for name in task:
             found = compare(name, (first, second), data, out, limit, device, (first_model, second_model))
-            lost = sum(flip.lost for flip in found)
+            lost, names = sum(flip.lost for flip in found), names_of(first, second)
             typer.echo(
-                f"{name}: {len(found)} items differ, {lost} only {first.name} has right, {len(found) - lost} only "
-                f"{second.name}; {out / name / 'diff.html'}"
+                f"{name}: {len(found)} items differ, {lost} only {names[0]} has right, {len(found) - lost} only "
+                f"{names[1]}; {out / name / 'diff.html'}"
             )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

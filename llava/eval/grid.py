@@ -42,6 +42,7 @@ from llava.eval.grid_command import (
 from llava.eval.grid_config import Cell, GridConfig, Source
 from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED, judged_scorer
 from llava.eval.judge.client import Judge
+from llava.eval.lmms_records import task_name
 from llava.eval.loading import Loaded, load_model
 from llava.eval.measure import Prepared, Scored, budget_record, measure, record_inputs
 from llava.eval.methods import apply_method, compressor_of
@@ -252,7 +253,7 @@ def main(
     lacking = look(grid, cells, tasks, part)
     launched = launched_shard()
     if launched is None or launched.index == 0:
-        for line in describe(lacking, grid, cells, [*tasks, *(part.tasks if part else ())]):
+        for line in describe(lacking, grid, cells, [*tasks, *map(task_name, part.tasks if part else ())]):
             typer.echo(line)
     if check:
         raise typer.Exit(1 if lacking else 0)

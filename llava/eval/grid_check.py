@@ -19,6 +19,7 @@ from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED
 from llava.eval.judge.client import KEY
 from llava.eval.lmms_config import check_version
 from llava.eval.lmms_config import read_config as read_lmms_config
+from llava.eval.lmms_records import task_name
 from llava.eval.methods import method_named
 from llava.provenance import stamp
 
@@ -34,7 +35,7 @@ _OURS = (
 
 @dataclass(frozen=True)
 class Lacking:
-    """What is not there. tasks: benchmark, or task of lmms-eval -> why it cannot run. sources: checkpoint -> why, one
+    """What is not there. tasks: benchmark, or column of lmms-eval -> why it cannot run. sources: checkpoint -> why, one
     reason for each of its parts. later: judged benchmark -> why it can be answered and not judged."""
 
     tasks: Mapping[str, str] = field(default_factory=dict)
@@ -53,7 +54,7 @@ def look(config: GridConfig, cells: Sequence[Cell], tasks: Sequence[str], lmms: 
     """Look for all that these cells, benchmarks and tasks of lmms-eval need."""
     found = {task: _missing_files(task, Path(config.data)) for task in tasks}
     if lmms is not None:
-        found |= dict.fromkeys(lmms.tasks, _missing_for_lmms(lmms))
+        found |= dict.fromkeys(map(task_name, lmms.tasks), _missing_for_lmms(lmms))
     judged = [task for task in tasks if task in JUDGED and not os.environ.get(KEY)]
     return Lacking(
         tasks={task: reason for task, reason in found.items() if reason is not None},
@@ -66,7 +67,7 @@ def describe(lacking: Lacking, config: GridConfig, cells: Sequence[Cell], tasks:
     """What will run, what cannot and why, as lines.
 
     Args:
-        tasks: with those of lmms-eval.
+        tasks: with the columns of lmms-eval.
     """
     head = f"{config.name}: {len(cells)} rows x {len(tasks)} benchmarks"
     if not lacking:
@@ -102,7 +103,8 @@ def record_lacking(lacking: Lacking, out: Path, bases: Mapping[str, Record], cel
     for task, why in reasons.items():
         if not is_complete(out, bases[task]):
             write_record(out, replace(bases[task], status=FAILED, error=why, stamp=made))
-    said = "; ".join(lacking.sources.get(cell.source, ())) or "their files are missing"
+    told = lacking.sources.get(cell.source) or {why for task, why in reasons.items() if task not in BENCHMARKS}
+    said = "; ".join(told) or "their files are missing"
     return [f"{cell.name}: FAILED: {', '.join(reasons)}: {said}"]
 
 

@@ -68,8 +68,8 @@ def run_lmms_grid(
         outcomes |= {base.name: SKIPPED for base in bases.values() if is_done(out, base)}
         bases = {task: base for task, base in bases.items() if base.name not in outcomes}
         if lacking:
-            outcomes |= {base.name: FAILED for task, base in bases.items() if lacking.why(cell, task) is not None}
-            for line in record_lacking(lacking, out, bases, cell):
+            outcomes |= {base.name: FAILED for base in bases.values() if lacking.why(cell, base.task) is not None}
+            for line in record_lacking(lacking, out, {base.task: base for base in bases.values()}, cell):
                 echo(line)
         for task, base in bases.items():
             if base.name in outcomes:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -158,3 +159,13 @@ def test_what_cannot_be_compared_is_named(world):
     result = run(world)
     (world / "kept.json").rename(items_file(world / "out", "dense", "gqa"))
     assert "were not kept" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_two_cells_of_one_name_are_told_apart_by_their_folders(world):
+    """12 + 4 and 14 + 2 are both visionzip-16."""
+    shutil.copytree(world / "out", world / "more")
+    cells = [world / folder / "cells" / "visionzip-7" for folder in ("out", "more")]
+    words = [*cells, "--task", "gqa", "--data", world / "data", "--out", world / "twice", "--device", "cpu"]
+    said = CliRunner().invoke(diff.app, [str(word) for word in words])
+    assert "0 only visionzip-7 in out has right, 0 only visionzip-7 in more" in said.output, said.output
+    assert "<th>visionzip-7 in more sees</th>" in (world / "twice" / "gqa" / "diff.html").read_text()

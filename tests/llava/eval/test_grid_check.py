@@ -102,7 +102,7 @@ def test_lmms_eval_and_its_data_are_looked_for(tmp_path, monkeypatch):
     config = replace(read_config("configs/eval/miniature.yaml"), data=str(tmp_path))
     monkeypatch.setattr(grid_check, "check_version", lambda config: None)
     assert look(config, (), (), part).tasks == {
-        "pope": f"{tmp_path / 'data'} is not there; write it first: python -m maker"
+        "lmms:pope": f"{tmp_path / 'data'} is not there; write it first: python -m maker"
     }
     (tmp_path / "data").mkdir()
     assert not look(config, (), (), part)
@@ -111,7 +111,7 @@ def test_lmms_eval_and_its_data_are_looked_for(tmp_path, monkeypatch):
         raise ValueError("lmms-eval is not installed")
 
     monkeypatch.setattr(grid_check, "check_version", absent)
-    assert look(config, (), (), part).tasks == {"pope": "lmms-eval is not installed"}
+    assert look(config, (), (), part).tasks == {"lmms:pope": "lmms-eval is not installed"}
 
 
 def test_what_is_missing_fails_its_cells_in_one_line_each_without_a_traceback(world, caplog):
@@ -231,7 +231,9 @@ def test_the_lmms_part_fails_the_same_way_and_starts_nothing(lmms_world, monkeyp
     monkeypatch.setattr(lmms_grid, "run", lambda *_, **__: pytest.fail("started"))
     done = lmms(lmms_world)
     assert done.exit_code == 1 and "Traceback" not in done.output
-    assert "dense: FAILED: pope: their files are missing" in done.output
+    assert (
+        f"dense: FAILED: lmms:pope: {lmms_world / 'data'} is not there; write it first: python -m maker" in done.output
+    )
     assert "2 of 2 failed: dense/lmms:pope, visionzip-64/lmms:pope" in done.output
 
 
@@ -244,7 +246,7 @@ def test_the_lmms_part_refuses_a_method_the_grid_lacks_whatever_is_left_of_it(lm
 def test_complete_records_of_lmms_eval_stay_and_are_skipped_whatever_is_missing(lmms_world):
     """`Lacking` is asked only about what is not done."""
     config = read_config(lmms_world / "grid.yaml")
-    lacking = Lacking(tasks={"pope": "gone"})
+    lacking = Lacking(tasks={"lmms:pope": "gone"})
     outcome = lmms_grid.run_lmms_grid(config, config.lmms, lmms_world / "out", config.cells(), None, lacking)
     assert set(outcome.values()) == {"failed"}
     for cell in ("dense", "visionzip-64"):
@@ -254,6 +256,12 @@ def test_complete_records_of_lmms_eval_stay_and_are_skipped_whatever_is_missing(
         )
     outcome = lmms_grid.run_lmms_grid(config, config.lmms, lmms_world / "out", config.cells(), None, lacking)
     assert set(outcome.values()) == {"skipped"}
+
+
+def test_a_task_of_lmms_eval_and_a_benchmark_of_one_name_lack_things_apart(lmms_world):
+    config = read_config(lmms_world / "grid.yaml")
+    lacking = look(replace(config, data=str(lmms_world)), config.cells(), ("pope",), config.lmms)
+    assert "llava_pope_test.jsonl" in lacking.tasks["pope"] and set(lacking.tasks) == {"pope", "lmms:pope"}
 
 
 @pytest.mark.parametrize(
