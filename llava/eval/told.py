@@ -1,5 +1,8 @@
-"""How a benchmark's record is told in the terminal: the figure with what it counts, one line of the benchmark's own
-figures, where the record lies and what makes a table of it. The record itself holds all figures unrounded."""
+"""How a benchmark's record is told in the terminal.
+
+The figure with what it counts, one line of the benchmark's own figures, where the record lies and what makes a table of
+it. The record itself holds all figures, unrounded.
+"""
 
 import shlex
 from collections.abc import Callable, Mapping
