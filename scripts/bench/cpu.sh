@@ -6,7 +6,7 @@
 #   CONFIG=configs/bench/cpu_quantised.yaml bash scripts/bench/cpu.sh
 #
 # The second line adds the encoder over five tiles, about five minutes more: every way to encode them takes a quarter of a minute
-# a pass, so they would double the first one's time. The third adds the miniature in 8 and 4 bits, a minute or two.
+# a pass, so they would double the first one's time. The third adds the miniature in 8 and 4 bits, half a minute.
 # OUT: folder of the records (default: results/cpu). CONFIG: another suite (default: configs/bench/cpu.yaml). What
 # this commit has measured on this machine already is not measured again. Arguments go to visionzip bench all, e.g. --only latency.
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"

@@ -28,7 +28,10 @@ def asked_again(tmp_path_factory):
     (home / "grid.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     words = ["--config", str(home / "grid.yaml"), "--out", str(home / "out"), "--limit", str(QUESTIONS)]
     words += ["--method", "dense", "--method", "visionzip", "--budget", "16", "--device", "cpu"]
-    for program in (["llava.miniature.benchmarks", "--out", str(home / "data")], ["llava.eval.grid", *words]):
+    for program in (
+        ["llava.miniature.benchmarks", "--rows", "50", "--out", str(home / "data")],
+        ["llava.eval.grid", *words],
+    ):
         done = subprocess.run(
             [sys.executable, "-m", *program],
             cwd=ROOT,
