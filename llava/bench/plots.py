@@ -205,7 +205,7 @@ def draw_frontier(points: Sequence[Point], path: Path, caption: str) -> None:
     budgets = sorted({point.budget for point in points}, reverse=True)
     sizes = {budget: 9 - 5 * place / max(1, len(budgets) - 1) for place, budget in enumerate(budgets)}
     for method in sorted(groups, key=lambda name: [*STYLES, name].index(name)):
-        own = sorted(groups[method], key=lambda point: point.speedup)
+        own = sorted(groups[method], key=lambda point: point.budget)
         colour, marker = STYLES.get(method, ("#6a3d9a", "x"))
         axes.plot(
             [point.speedup for point in own],
