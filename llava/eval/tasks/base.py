@@ -114,7 +114,8 @@ class Benchmark:
     returns None) where only a judge or a server knows. score: None where a judge scores. server: who scores where the
     references are not public.
     submit: writes the file a server or the official scorer takes: (root, questions, answers, target) -> path written.
-    upload: where that file lies below the root, {name} standing for the run's name.
+    upload: where that file lies below the root, {name} standing for the run's name. submit_needs: what it is written
+    from beside questions and answers.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Benchmark:
     score: Scorer | None = None
     submit: Callable[[Path, QuestionSet, Sequence[Answer], Path], Path] | None = None
     upload: str | None = None
+    submit_needs: tuple[str, ...] = ()
     server: str | None = None
     max_new_tokens: int = 128
 
@@ -153,9 +155,9 @@ class Benchmark:
         Raises:
             ValueError: naming what is missing and where to get it.
         """
-        needed = [self.questions, *([self.images] if self.images else [])]
+        needed = [self.questions, *([self.images] if self.images else []), *self.submit_needs]
         needed += [] if self.server else self.annotations
-        missing = [str(root / name) for name in needed if not (root / name).exists()]
+        missing = [str(root / name) for name in dict.fromkeys(needed) if not (root / name).exists()]
         if missing:
             raise ValueError(f"{self.name}: {', '.join(missing)} not found; {remedy(self.obtain, root)}")
 

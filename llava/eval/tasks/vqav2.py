@@ -73,5 +73,6 @@ BENCHMARK = Benchmark(
     score=score,
     submit=submit,
     upload="vqav2/answers_upload/llava_vqav2_mscoco_test-dev2015/{name}.json",
+    submit_needs=(ALL_QUESTIONS,),
     server=SERVER,
 )

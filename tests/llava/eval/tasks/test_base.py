@@ -50,3 +50,12 @@ def test_missing_pictures_say_the_same(name, tmp_path):
         with pytest.raises(ValueError, match="pictures are not in") as error:
             asked.picture_digest()
         assert str(error.value).endswith(expected)
+
+
+def test_what_a_server_wants_is_missed_before_anything_is_answered(tmp_path):
+    """VQAv2's file for EvalAI lists every question of test2015, and answering test-dev takes hours."""
+    write_root(tmp_path)
+    TASKS["vqav2"].require_files(tmp_path)
+    (tmp_path / "vqav2" / "llava_vqav2_mscoco_test2015.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"llava_vqav2_mscoco_test2015\.jsonl not found"):
+        TASKS["vqav2"].require_files(tmp_path)
