@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -243,19 +244,27 @@ def _reason(error: Exception) -> str:
 def kept_parts(plan: Plan, out: Path, device: str) -> dict[str, str]:
     """Parts with a record of these settings that this commit made on this device, with these versions: part -> date.
 
-    Local changes may be to anything, so nothing is kept then.
+    Local changes may be to anything, so nothing is kept then; nor is what is older than a checkpoint's files.
     """
     now, kept = stamp(device=device_name(torch.device(device).type)), {}
     if now["dirty"]:
         return {}
+    changed = _last_change(str(plan.load.get("model", "")))
     for part, options in plan.parts.items():
         file = record_file(out, plan, part)
         done = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         made = done.get("stamp", {})
         same = done.get("settings") == {"load": dict(plan.load), **options}
-        if same and all(made.get(key) == now[key] for key in MADE_BY):
-            kept[part] = made.get("date", "before")
+        if same and all(made.get(key) == now[key] for key in MADE_BY) and made["date"] > changed:
+            kept[part] = made["date"]
     return kept
+
+
+def _last_change(model: str) -> str:
+    """When a file of a checkpoint's folder was last written, as a stamp says dates; "" for a shape or a hub id."""
+    files = list(Path(model).iterdir()) if model and Path(model).is_dir() else []
+    newest = max((file.stat().st_mtime for file in files), default=None)
+    return "" if newest is None else datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
 
 def run(

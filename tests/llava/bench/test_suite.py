@@ -216,6 +216,18 @@ def test_a_record_of_other_code_or_another_device_is_no_record(tmp_path, as_stam
     assert suite.kept_parts(plans[0], tmp_path, "cpu") == {}
 
 
+def test_a_record_older_than_the_checkpoint_is_no_record(tmp_path, as_stamped):
+    checkpoint = tmp_path / "model"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").touch()
+    (plan,) = plans_of({"subjects": [{"model": str(checkpoint), "name": "own", "memory": MEMORY}]}, "here")
+    for date, kept in (("2999-01-01T00:00:00+00:00", ["memory"]), ("2001-01-01T00:00:00+00:00", [])):
+        as_stamped(date=date)
+        record = {"stamp": suite.stamp(), "settings": {"load": dict(plan.load), **MEMORY}}
+        record_file(tmp_path, plan, "memory").write_text(json.dumps(record), encoding="utf-8")
+        assert list(suite.kept_parts(plan, tmp_path, "cpu")) == kept
+
+
 def test_a_part_that_fails_is_named_and_the_others_are_kept(tmp_path):
     failed = list(run(small(latency={"cases": ["zip:16"]}, memory=MEMORY), tmp_path, "cpu", quiet))
     assert [str(one) for one in failed] == [str(failed[0])] and failed[0][:2] == ("small", "latency")
