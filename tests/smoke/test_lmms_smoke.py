@@ -72,22 +72,28 @@ def installed(tmp_path_factory):
     return place
 
 
-def ask_stub(home, installed, file, out, **settings):
-    """Results of a configuration's tasks by name, all answered by tests/lmms_stub.py."""
-    config = read_config(file)
+@pytest.fixture(scope="module")
+def judge():
+    """Says A to whatever lmms-eval asks it: of documents in whose answer it finds no option."""
+    with serve(StubJudge(lambda body, number: "A")) as judge:
+        yield judge
+
+
+@pytest.fixture(scope="module")
+def stub(home, judge, tmp_path_factory, installed):
+    """All tasks answered by tests/lmms_stub.py, and MMBench's once more as the task that asks a judge; and the folder
+    they are in."""
+    file = tmp_path_factory.mktemp("config") / "stub.yaml"
+    judged = f"  {JUDGED}: {{file: mmbench/mmbench_en_dev.yaml, differs: miniature data; judged}}\n"
+    file.write_text(CONFIG.read_text("utf-8") + judged, encoding="utf-8")
+    config, out = read_config(file), home / "stub"
     write_tasks(config, out / "tasks")
     words = arguments(config, {}, out / "tasks", out, None)
     words[words.index("llava_visionzip")] = "lmms_stub"
     words[words.index("--model_args") + 1] = ""
-    start(home, sys.executable, "-m", "lmms_eval", *words, cwd=home / config.data, path=installed, **settings)
-    return {result.task: result for result in read_lmms_results(out)}
-
-
-@pytest.fixture(scope="module")
-def stub(home, installed):
-    """All tasks, and the folder they are in."""
-    out = home / "stub"
-    return ask_stub(home, installed, CONFIG, out), out
+    endpoint = {"OPENAI_API_URL": f"{judge.url}/chat/completions", "OPENAI_API_KEY": "none"}
+    start(home, sys.executable, "-m", "lmms_eval", *words, cwd=home / config.data, path=installed, **endpoint)
+    return {result.task: result for result in read_lmms_results(out)}, out
 
 
 def column(home, data_set, name):
@@ -116,8 +122,8 @@ PLAIN = {  # right documents of 28
 
 
 def test_every_task_of_the_configuration_is_scored(stub):
-    assert set(stub[0]) == {task.name for task in read_config(CONFIG).tasks}
-    assert {result.n for name, result in stub[0].items() if name != "mini_mmbench_en_dev"} == {QUESTIONS}
+    assert set(stub[0]) == {JUDGED, *(task.name for task in read_config(CONFIG).tasks)}
+    assert {result.n for name, result in stub[0].items() if "mmbench" not in name} == {QUESTIONS}
 
 
 @pytest.mark.parametrize(("task", "right"), PLAIN.items(), ids=list(PLAIN))
@@ -150,19 +156,11 @@ def test_mmbench(stub):
     assert not result.items and not result.ratios
 
 
-def test_mmbench_with_a_judge(home, installed, tmp_path):
-    """The judge is asked once, about the answer in which no option is found, and its letter counts."""
-    letter = column(home, "MMBench", "answer")[3]
-    file = tmp_path / "judged.yaml"
-    file.write_text(
-        "lmms_eval: 0.7.3\ndata: playground/data/miniature/lmms\nmade_by: python -m llava.miniature.lmms_sets\n"
-        f"tasks:\n  {JUDGED}: {{file: mmbench/mmbench_en_dev.yaml, differs: miniature data}}\n"
-    )
-    with serve(StubJudge(lambda body, number: letter)) as judge:
-        endpoint = {"OPENAI_API_URL": f"{judge.url}/chat/completions", "OPENAI_API_KEY": "none"}
-        result = ask_stub(home, installed, file, home / "judged", **endpoint)[JUDGED]
+def test_mmbench_with_a_judge(home, stub, judge):
+    """Asked once, about the answer in which no option is found; its letter, the right one, makes one more than rules."""
+    assert column(home, "MMBench", "answer")[3] == "A"
     assert [prompt.count("zzz") for prompt in judge.prompts()] == [1]
-    assert result.score == pytest.approx(100 * 26 / 28), "one more than by rules alone"
+    assert stub[0][JUDGED].score == pytest.approx(100 * 26 / 28)
 
 
 @pytest.mark.parametrize(("task", "data_set"), [("mini_textvqa_val", "textvqa"), ("mini_vqav2_val", "VQAv2")])

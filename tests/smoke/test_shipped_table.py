@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "results" / "miniature" / "items"
 CONFIG = ROOT / "configs" / "eval" / "miniature.yaml"
-CELLS = ("dense", "visionzip-16")
-QUESTIONS = 24
+CELL = "visionzip-16"
+QUESTIONS = 20
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def asked_again(tmp_path_factory):
     del config["lmms"]
     (home / "grid.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     words = ["--config", str(home / "grid.yaml"), "--out", str(home / "out"), "--limit", str(QUESTIONS)]
-    words += ["--method", "dense", "--method", "visionzip", "--budget", "16", "--device", "cpu"]
+    words += ["--method", "visionzip", "--budget", "16", "--device", "cpu"]
     for program in (
         ["llava.miniature.benchmarks", "--rows", "50", "--out", str(home / "data")],
         ["llava.eval.grid", *words],
@@ -44,18 +44,17 @@ def asked_again(tmp_path_factory):
     return home / "out" / "items"
 
 
-def answers(folder: Path, cell: str, task: str) -> dict[str, str]:
-    items = json.loads((folder / cell / f"{task}.json").read_text("utf-8"))
+def answers(folder: Path, task: str) -> dict[str, str]:
+    items = json.loads((folder / CELL / f"{task}.json").read_text("utf-8"))
     return dict(zip(items["ids"], items["said"], strict=True))
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_shipped_answers_are_given_again(asked_again, cell):
+def test_the_shipped_answers_are_given_again(asked_again):
     """All but a few: another processor's products differ in the last bits, which now and then tips a word."""
     tasks = yaml.safe_load(CONFIG.read_text("utf-8"))["tasks"]
     differ, count = [], 0
     for task in tasks:
-        now, shipped = answers(asked_again, cell, task), answers(SHIPPED, cell, task)
+        now, shipped = answers(asked_again, task), answers(SHIPPED, task)
         assert len(now) >= QUESTIONS / 2 and now.keys() <= shipped.keys(), task
         count += len(now)
         differ += [f"{task} {key}: {shipped[key]!r}, now {said!r}" for key, said in now.items() if said != shipped[key]]

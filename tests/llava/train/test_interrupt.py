@@ -18,7 +18,7 @@ from llava.train.train import train
 from llava.train.trainer import LLaVATrainer, last_checkpoint
 from tests.llava.train.test_train import losses, options, output
 
-TRIALS = 10
+TRIALS = 8
 
 
 def projector(folder: Path) -> dict[str, torch.Tensor]:
