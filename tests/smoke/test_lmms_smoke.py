@@ -157,7 +157,7 @@ def test_mmbench(stub):
 
 
 def test_mmbench_with_a_judge(home, stub, judge):
-    """Asked once, about the answer in which no option is found; its letter is right and makes one more than rules do."""
+    """Asked once, about the answer in which no option is found; its letter is right and makes one more than rules."""
     assert column(home, "MMBench", "answer")[3] == "A"
     assert [prompt.count("zzz") for prompt in judge.prompts()] == [1]
     assert stub[0][JUDGED].score == pytest.approx(100 * 26 / 28)
