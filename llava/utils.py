@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,16 @@ def rank0_print(*parts: object) -> None:
     """Log a message at level INFO in the first process of a distributed run, and nothing in the others."""
     if os.environ.get("RANK", "0") == "0":
         logger.info(" ".join(str(part) for part in parts))
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Names in a line, the first of many.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from llava.bench.setup import Question, Subject
 from llava.model.fast import FastGenerator
 from visionzip import Budget, attach, budget_for, detach, from_config
 from visionzip.core.types import Compressor
-from visionzip.in_llm import SCHEDULES, FastV, Pruner, SparseVLM, prefill, schedule
+from visionzip.in_llm import SCHEDULES, FastV, Pruner, SparseVLM, fits, prefill, schedule
 from visionzip.in_llm.sparsevlm import SCHEDULE_TOKENS
 
 
@@ -110,9 +110,9 @@ def check_cases(model: Any, cases: Sequence[Case]) -> None:
                 compressor.tokens_per_tile(patches)
         except ValueError as error:
             wrong.append(f"{case.label}: {error}")
-        cuts = pruner_of(case, patches, 1).layers if case.method in INSIDE else ()
-        if any(layer >= layers - 1 for layer in cuts):
-            wrong.append(f"{case.label}: it prunes behind layers {', '.join(map(str, cuts))}, the model has {layers}")
+        if case.method in INSIDE and not fits(pruner := pruner_of(case, patches, 1), layers):
+            cuts = ", ".join(map(str, pruner.layers))
+            wrong.append(f"{case.label}: it prunes behind layers {cuts}, the model has {layers}")
     if wrong:
         raise ValueError(f"{'; '.join(wrong)}. Leave out what does not fit this model, or choose another budget")
 

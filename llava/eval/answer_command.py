@@ -21,6 +21,7 @@ from llava.eval.inputs import answer_inputs
 from llava.eval.loading import load_model
 from llava.eval.methods import METHODS, apply_method, requested_budget
 from llava.eval.question_set import QuestionSet
+from llava.eval.records import told_tokens
 from llava.eval.shards import Shard
 from llava.model.fast import FastGenerator, longest_rows
 from llava.options import sharing
@@ -205,7 +206,4 @@ def warn_of_template(model_name: str, conv_mode: str) -> None:
 def _summary(outcome: Generation | None, target: Path) -> str:
     if outcome is None:
         return "this rank is done; the last rank merges"
-    tokens = (
-        "no images" if outcome.tokens_per_image is None else f"{outcome.tokens_per_image:.1f} visual tokens an image"
-    )
-    return f"{len(outcome.answers)} answers ({outcome.asked} new) in {target}, {tokens}"
+    return f"{len(outcome.answers)} answers ({outcome.asked} new) in {target}, {told_tokens(outcome.tokens_per_image)}"

@@ -22,15 +22,12 @@ from llava.eval.lmms_config import read_config as read_lmms_config
 from llava.eval.lmms_records import task_name
 from llava.eval.methods import method_named
 from llava.provenance import stamp
+from llava.utils import listed
 
 FILES = "playground/data/README.md says it of each file"
 _SHOWN = 4  # names of a list
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_OURS = (
-    "checkpoints",
-    "playground",
-    "runs",
-)  # folders of the repository that are not there before something is in them
+_OURS = ("checkpoints", "playground", "runs")  # our folders, which are not there before something is in them
 
 
 @dataclass(frozen=True)
@@ -113,11 +110,7 @@ def _grouped(reasons: Iterable[tuple[str, str]]) -> list[str]:
     names: dict[str, list[str]] = {}
     for name, reason in reasons:
         names.setdefault(reason, []).append(name)
-    return [f"  {_listed(those)}: {reason}" for reason, those in names.items()]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= _SHOWN else f"{', '.join(names[:_SHOWN])} and {len(names) - _SHOWN} more"
+    return [f"  {listed(those, _SHOWN)}: {reason}" for reason, those in names.items()]
 
 
 def _missing_files(task: str, root: Path) -> str | None:

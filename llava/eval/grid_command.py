@@ -11,6 +11,7 @@ import typer
 from llava.eval.cells import FAILED
 from llava.eval.grid_config import GridConfig, LmmsPart, read_config
 from llava.eval.judge.benchmarks import BENCHMARKS, JUDGED
+from llava.utils import listed
 
 Config = Annotated[Path, typer.Option(help="configs/eval/*.yaml")]
 Out = Annotated[Path, typer.Option(help="folder of the records")]
@@ -77,6 +78,5 @@ def report_failures(outcomes: Mapping[str, str]) -> Sequence[str]:
     """Say on the error stream which records failed, the first of many. -> the names of all"""
     failed = [name for name, outcome in outcomes.items() if outcome == FAILED]
     if failed:
-        more = f" and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
-        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {', '.join(failed[:_SHOWN])}{more}", err=True)
+        typer.echo(f"{len(failed)} of {len(outcomes)} failed: {listed(failed, _SHOWN)}", err=True)
     return failed

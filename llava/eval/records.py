@@ -225,6 +225,11 @@ def check_ids(expected: Sequence[str], came: Sequence[str], what: str = "answers
         )
 
 
+def told_tokens(mean: float | None) -> str:
+    """Visual tokens an image in words, None where there were no images."""
+    return "no images" if mean is None else f"{mean:.1f} visual tokens an image"
+
+
 def write_lines(path: str | Path, rows: Iterable[Row]) -> None:
     """Write a JSON-lines file whole or not at all (through a temporary file beside it)."""
     write_text(path, "".join(dump_line(row) for row in rows))

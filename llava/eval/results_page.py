@@ -12,6 +12,7 @@ from llava.eval.compare import Row, complete, why_no_average
 from llava.eval.judge.benchmarks import BENCHMARKS
 from llava.eval.results_table import Publication, make_table, tasks_of, title_of
 from llava.eval.server_scores import ENTERED
+from llava.utils import listed
 
 PICTURE = "![average against visual tokens]({})"
 _COMMIT, _COMMAND = 12, 160  # letters shown of each
@@ -55,7 +56,7 @@ def render_report(
         if record.status == FAILED:
             failed.setdefault(str(record.error), []).append(f"`{record.name}`")
     if failed:
-        parts += ["## Failed", "\n".join(f"- {_listed(names)}: {error}" for error, names in failed.items())]
+        parts += ["## Failed", "\n".join(f"- {listed(names, _NAMES)}: {error}" for error, names in failed.items())]
     if done:
         parts += ["## Where it comes from", _origin(done)]
     return "\n\n".join(parts) + "\n"
@@ -149,8 +150,3 @@ def _counted(values: Iterable[str], first: bool = False) -> list[str]:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= _COMMAND else f"{text[: _COMMAND - 4]} ..."
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMES])
-    return shown if len(names) <= _NAMES else f"{shown} and {len(names) - _NAMES} more"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.cells import ANSWERED, Record, record_file
+from llava.eval.records import told_tokens
 from llava.eval.tasks.base import Benchmark
 from llava.eval.tasks.pope import CATEGORIES
 
@@ -23,7 +24,7 @@ def tell(benchmark: Benchmark, record: Record, out: Path) -> list[str]:
         record: complete, or answered where a server scores.
         out: the folder it was written to.
     """
-    tokens = "no images" if record.tokens_per_image is None else f"{record.tokens_per_image:.1f} visual tokens an image"
+    tokens = told_tokens(record.tokens_per_image)
     if record.status == ANSWERED:
         lines = [
             f"{benchmark.title}: answered (scored by {record.server}; {record.n} questions, {tokens})",

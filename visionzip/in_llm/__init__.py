@@ -4,7 +4,7 @@ from visionzip.in_llm.fastv import FastV, keep_for_mean
 from visionzip.in_llm.generate import generate
 from visionzip.in_llm.sparsevlm import SCHEDULES, SparseVLM, schedule
 from visionzip.in_llm.tokens import Pruner
-from visionzip.in_llm.walk import Prefilled, cache_bytes, prefill, step
+from visionzip.in_llm.walk import Prefilled, cache_bytes, fits, prefill, step
 
 __all__ = [
     "SCHEDULES",
@@ -13,6 +13,7 @@ __all__ = [
     "Pruner",
     "SparseVLM",
     "cache_bytes",
+    "fits",
     "generate",
     "keep_for_mean",
     "prefill",

@@ -85,7 +85,7 @@ def prefill(
     _check_decoder(decoder)
     layers = decoder.layers[: decoder.config.num_hidden_layers]
     cuts = () if pruner is None else pruner.layers
-    if any(layer >= len(layers) - 1 for layer in cuts):
+    if pruner is not None and not fits(pruner, len(layers)):
         raise ValueError(
             f"{pruner} prunes after layers {list(cuts)}, but this decoder has {len(layers)} layers (0 to "
             f"{len(layers) - 1}); after the last one nothing is left to save"
@@ -132,6 +132,11 @@ def step(decoder: Any, embeds: Tensor, state: Prefilled) -> Tensor:
     state.steps += 1
     normed: Tensor = decoder.norm(hidden[:, -1])
     return normed
+
+
+def fits(pruner: Pruner, layers: int) -> bool:
+    """Whether a decoder of so many layers has every one that a method prunes after, and one behind it."""
+    return all(layer < layers - 1 for layer in pruner.layers)
 
 
 def cache_bytes(state: Prefilled) -> int:
